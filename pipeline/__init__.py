@@ -1,0 +1,1 @@
+"""The core: catalogue, records, journal, sampler, sink runner. Imports nothing of ours outside itself."""

@@ -1,0 +1,68 @@
+"""The exception tree.
+
+TidegaugeError
+ ├─ ConfigError            the start stops, exit code 78
+ ├─ NoData                 collector: nothing here on this kernel or host, and that is fine
+ ├─ CollectError           a reading failed: counted, logged once a change of state, next run as usual
+ ├─ JournalError           the journal cannot go on (locked, unreadable folder)
+ └─ SinkError
+     ├─ RetryableError     keep the batch, back off (retry_after_s honoured)
+     ├─ TooLargeError      the store refuses the size: the runner halves the batch
+     ├─ PartialWriteError  some rows rejected: these go to the dead letters, the rest was stored
+     └─ PermanentError     will never be taken: halved down to single rows, these to the dead letters
+"""
+
+from collections.abc import Mapping
+
+
+class TidegaugeError(Exception):
+    """Root of everything that tidegauge raises on purpose."""
+
+
+class ConfigError(TidegaugeError):
+    """The configuration is wrong. The message names path, expected and got."""
+
+
+class NoData(TidegaugeError):
+    """This kernel or host does not offer it. Not a fault."""
+
+
+class CollectError(TidegaugeError):
+    """A reading failed although the kernel should offer it."""
+
+
+class JournalError(TidegaugeError):
+    """The journal cannot be opened or appended to."""
+
+
+class SinkError(TidegaugeError):
+    """Root of what a sink raises on purpose."""
+
+
+class RetryableError(SinkError):
+    """The store may take it later. `retry_after_s` is what the store asked for, or None."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None, *, is_config_fault: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.is_config_fault = is_config_fault
+        """True for 401, 403, 404: retried all the same, but logged as a fault of the configuration."""
+
+
+class TooLargeError(SinkError):
+    """The store refuses the size of the request (HTTP 413)."""
+
+
+class PermanentError(SinkError):
+    """The store will never take these records as they are."""
+
+
+class PartialWriteError(SinkError):
+    """Some rows were rejected for good; every other row of the call is stored.
+
+    `rejected` maps row number -> reason.
+    """
+
+    def __init__(self, message: str, rejected: Mapping[int, str]) -> None:
+        super().__init__(message)
+        self.rejected = dict(rejected)

@@ -1,0 +1,163 @@
+"""The interfaces that plug-ins implement: Collector, Reader, Sink and their optional abilities. Public API.
+
+Both kinds register by entry point (`tidegauge.collectors`, `tidegauge.sinks`); ours do it exactly as a stranger's.
+A plug-in class has `Config`, a frozen msgspec Struct with a default for every field; the registry fills it from the table
+that bears the plug-in's name. Fields called `proc`, `sys`, `rootfs`, `state_dir` or `host` take the program's settings of
+these names unless the table sets them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+from tidegauge.pipeline.records import Container, Metric, Record, TableRows, Value, Values
+
+
+class Reader(Protocol):
+    """Reads one container. Called from the sampling thread only; no thread, clock, sleep, retry or log of its own."""
+
+    def read(self) -> Values:
+        """Values in the order of the collector's `metrics`; None where the kernel gives none.
+
+        Raises FileNotFoundError, or OSError with ENODEV, when the container is gone; CollectError for what should not be.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives back every descriptor; safe twice."""
+        ...
+
+
+@runtime_checkable
+class TableReader(Protocol):
+    """A reader whose collector names `tables`: called right after `read`."""
+
+    def read_tables(self) -> tuple[TableRows | None, ...]:
+        """Rows of each table in the order of the collector's `tables`; None where nothing was read."""
+        ...
+
+
+@runtime_checkable
+class ProbeReader(Protocol):
+    """A reader that can tell cheaply (one pread) whether its container ran."""
+
+    def probe(self) -> int:
+        """The CPU usage counter in ns, or another number that moves when the container is active."""
+        ...
+
+    def park(self) -> None:
+        """Closes every descriptor but the probe's; the next `read` opens them again."""
+        ...
+
+
+class Collector(Protocol):
+    """Names its metrics and gives a reader for each container that it applies to."""
+
+    Config: ClassVar[type[Any]]
+    metrics: tuple[str, ...]
+    """Catalogue names of one value a container, in the order of `Reader.read`."""
+
+    def __init__(self, config: Any) -> None: ...
+
+    def reader(self, container: Container) -> Reader | None:
+        """A reader, or None if this collector has nothing to say of this container. NoData: not on this host."""
+        ...
+
+
+# Optional attributes of a collector, with their defaults when absent:
+#   tables: tuple[str, ...] = ()            catalogue names of instance tables, in the order of `read_tables`
+#   fragment: tuple[Metric, ...] = ()       metrics that the plug-in brings along
+#   is_slow: bool = False                   read by a coarse job on a worker thread; values join the next sample once
+#   close() -> None                         gives back what the collector itself holds
+
+
+class Hierarchy(NamedTuple):
+    """A mounted cgroup hierarchy whose directories are containers."""
+
+    name: str
+    """v1: the controller that stands for it (`cpuacct`, `memory` ...); v2: `unified`."""
+    root: Path
+
+
+@runtime_checkable
+class HierarchySource(Protocol):
+    """A collector that knows where containers are found."""
+
+    def hierarchies(self) -> tuple[Hierarchy, ...]:
+        """Every hierarchy to watch; () if this kernel has none. The order is the order of preference for identity."""
+        ...
+
+
+class Sink(Protocol):
+    """Translates records for one store and sends them. Called by its runner's thread alone, one method at a time.
+
+    Life: `__init__` checks the configuration and does no I/O; `open` may fail (SinkError) and be called again; `write`;
+    `close` after the last write, safe twice and without `open`. Retry, batching, filters, timing, dead letters and counters
+    belong to the runner.
+    """
+
+    Config: ClassVar[type[Any]]
+    takes: tuple[type, ...]
+    """Record types this sink wants, among Batch, Schema, Container, Event, Gap, End. Batch is mandatory."""
+
+    def __init__(self, config: Any) -> None: ...
+
+    def open(self) -> None: ...
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Stores the records, given in log order; all or nothing unless it raises PartialWriteError.
+
+        Given the same rows again it leaves the store as it was. Raises RetryableError, TooLargeError, PartialWriteError,
+        PermanentError; anything else counts as unknown and is tried again a bounded number of times.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+# Optional class attributes of a sink, with their defaults when absent:
+#   cursor_lasts: bool = True      False: starts anew with each start of the program and holds no segment (memory, stdout)
+#   names_wait_s: float = 0        default of the runner option of that name
+
+
+@runtime_checkable
+class Maintained(Protocol):
+    """A sink whose store needs retention or roll-ups, run on its runner's thread between two writes."""
+
+    maintenance_interval_s: float
+
+    def maintain(self, now_ms: int, is_stopping: Callable[[], bool]) -> None:
+        """One bounded piece of work; called again soon while it returns having work left is the sink's own business."""
+        ...
+
+
+@runtime_checkable
+class HealthCheck(Protocol):
+    def check(self) -> str | None:
+        """None if the store answers, else what is wrong, in one line."""
+        ...
+
+
+class Point(NamedTuple):
+    """One stored sample as a reader of history sees it."""
+
+    ts_ms: int
+    is_closing: bool
+    values: Mapping[str, Value]
+    tables: Mapping[str, Mapping[str, Mapping[str, Value]]]
+
+
+@runtime_checkable
+class HistoryReader(Protocol):
+    """A store that can be asked. Safe from any thread."""
+
+    def live_containers(self) -> Sequence[Container]:
+        """Containers that have not ended, with their newest metadata, ordered by path."""
+        ...
+
+    def points(self, instance: str, start_ms: int | None, end_ms: int | None, limit: int | None) -> Sequence[Point]:
+        """The newest `limit` points within [start, end] of an instance, oldest first, all epochs in log order."""
+        ...
+
+
+PluginMetrics = tuple[Metric, ...]
