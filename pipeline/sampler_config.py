@@ -1,0 +1,42 @@
+"""Options of sampling: intervals, policies by path, what is sampled, and the bounds of its own cost."""
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Intervals of the containers whose path matches; what is None is as `[sampler]` says."""
+
+    path: str
+    """Shell pattern of the whole cgroup path; `*` matches slashes too."""
+    base_interval_s: Seconds | None = None
+    max_interval_s: Seconds | None = None
+    dynamic: bool | None = None
+
+
+class SamplerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `[sampler]`."""
+
+    base_interval_s: Seconds = 1.0
+    """Seconds between two samples of a container that is active."""
+    max_interval_s: Seconds = 60.0
+    """Longest wait between two samples of an idle one."""
+    dynamic: bool = True
+    """False: every container is read each base interval, whatever it does."""
+    policies: tuple[PolicyConfig, ...] = ()
+    """The first that matches a path holds. The host is read at its base interval always."""
+
+    include: tuple[str, ...] = ()
+    """Shell patterns of cgroup paths; empty: all. The host is always sampled."""
+    exclude: tuple[str, ...] = ("*.mount",)
+    """Shell patterns of cgroup paths that are left out with all that is below them."""
+
+    cpu_budget_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 2.0
+    """Share of one core that looking at idle containers may take; beyond it they are looked at less often."""
+    walk_interval_s: Seconds = 60.0
+    """How often the whole tree is walked, in case an inotify event was lost."""
+    slow_interval_s: Seconds = 10.0
+    """How often slow collectors (filesystems) read."""
