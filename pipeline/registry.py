@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from pathlib import Path
+from typing import Any, get_origin
 
 import msgspec
 
@@ -52,11 +53,30 @@ def convert(table: Mapping[str, Any], type_: Any, path: str) -> Any:
         known = [f.encode_name for f in msgspec.structs.fields(type_)]
         for key in table:
             if key not in known:
-                raise ConfigError(f"{path}.{key}: unknown key; expected one of {', '.join(sorted(known))}")
+                at = f"{path}.{key}".lstrip(".")
+                raise ConfigError(f"{at}: unknown key; expected one of {', '.join(sorted(known))}")
     try:
-        return msgspec.convert(dict(table), type_, strict=False)
+        return msgspec.convert(_split_lists(table, type_), type_, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as exc:
         raise ConfigError(_message(str(exc), table, path)) from exc
+
+
+def _decode(type_: Any, value: Any) -> Any:
+    if type_ is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    raise msgspec.ValidationError(f"Expected `{type_.__name__}`")
+
+
+def _split_lists(table: Mapping[str, Any], type_: Any) -> dict[str, Any]:
+    """The table with `a,b` as a list where the type wants one: environment variables and flags are text."""
+    out = dict(table)
+    for field in msgspec.structs.fields(type_):
+        value = out.get(field.encode_name)
+        if isinstance(value, str) and get_origin(field.type) in (tuple, list):
+            out[field.encode_name] = [part.strip() for part in value.split(",") if part.strip()]
+        elif isinstance(value, Mapping) and isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            out[field.encode_name] = _split_lists(value, field.type)
+    return out
 
 
 def _message(text: str, table: Mapping[str, Any], path: str) -> str:
@@ -74,7 +94,11 @@ def _message(text: str, table: Mapping[str, Any], path: str) -> str:
         value = None
     got = "" if isinstance(value, Mapping) or value is None else f", got {value!r}"
     what = what.partition(", got ")[0]
-    return f"{path}{where}: {what[0].lower()}{what[1:]}{got}".replace("`", "")
+    if what.startswith("Object contains unknown field "):
+        key = what.removeprefix("Object contains unknown field ").strip("`")
+        where, what = f"{where}.{key}", "unknown key"
+    at = f"{path}{where}".lstrip(".")
+    return f"{at}: {what[0].lower()}{what[1:]}{got}".replace("`", "")
 
 
 def _owner(ep: EntryPoint) -> str:

@@ -1,0 +1,135 @@
+"""Routes of the listener: health, the program's own counters, a plain index, and what `tidegauge status` asks."""
+
+import html
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from tidegauge.api.guard import Guard, is_local_socket
+from tidegauge.pipeline.config import HttpConfig
+from tidegauge.pipeline.errors import TidegaugeError
+from tidegauge.pipeline.records import Container
+from tidegauge.pipeline.telemetry import Family, by, render
+
+
+class ServerView(Protocol):
+    """What the listener shows of the running server. Safe from any thread."""
+
+    def faults(self) -> list[str]:
+        """What keeps the program from its work, a line each; [] when all is well."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """State of everything as JSON-able values."""
+        ...
+
+    def families(self) -> list[Family]: ...
+
+    def containers(self) -> list[Container]: ...
+
+    def dead_letters(self, sink: str, action: str, ids: list[int] | None) -> dict[str, Any]:
+        """`action` is list, replay or discard; ids None means all. KeyError for an unknown sink."""
+        ...
+
+
+def build(view: ServerView, config: HttpConfig, host: str) -> Guard:
+    """The ASGI application behind its guard."""
+    guards: list[Guard] = []
+
+    async def healthz(request: Request) -> Response:
+        faults = await run_in_threadpool(view.faults)
+        if faults:
+            return PlainTextResponse("\n".join(faults) + "\n", 503)
+        return PlainTextResponse("ok\n")
+
+    async def metrics(request: Request) -> Response:
+        page = await run_in_threadpool(lambda: render([*view.families(), _refused(guards[0])]))
+        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def index(request: Request) -> Response:
+        return HTMLResponse(await run_in_threadpool(_index, view))
+
+    async def status(request: Request) -> Response:
+        return _json(await run_in_threadpool(view.status))
+
+    async def dead_letters(request: Request) -> Response:
+        if not is_local_socket(request.scope):
+            return PlainTextResponse("Dead letters: only over the Unix socket.\n", 403)
+        action = request.path_params["action"]
+        if (action == "list") != (request.method in ("GET", "HEAD")):
+            return PlainTextResponse("Method: expected GET for list, POST for replay and discard.\n", 405)
+        try:
+            ids = msgspec.json.decode(await request.body() or b"null", type=list[int] | None)
+        except msgspec.DecodeError as exc:
+            return PlainTextResponse(f"Body: expected a JSON list of numbers or nothing: {exc}\n", 400)
+        try:
+            return _json(await run_in_threadpool(view.dead_letters, request.path_params["sink"], action, ids))
+        except KeyError:
+            return PlainTextResponse("There is no such sink.\n", 404)
+        except TidegaugeError as exc:
+            return PlainTextResponse(f"{exc}\n", 409)
+
+    app = Starlette(
+        routes=[
+            Route("/", index),
+            Route("/healthz", healthz),
+            Route("/metrics", metrics),
+            Route("/api/v1/status", status),
+            Route("/api/v1/dead-letters/{sink}/{action:str}", dead_letters, methods=["GET", "POST"]),
+        ],
+        exception_handlers={404: _not_found},
+    )
+    guards.append(Guard(app, config, _names(host)))
+    return guards[0]
+
+
+def _names(host: str) -> Iterable[str]:
+    yield host
+    yield host.partition(".")[0]
+
+
+async def _not_found(request: Request, exc: Exception) -> Response:
+    return PlainTextResponse("There is nothing at this path; / lists what there is.\n", 404)
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+def _refused(guard: Guard) -> Family:
+    return by("tidegauge_http_refused_total", "counter", "Requests refused before any route saw them.", "reason", guard.refused)
+
+
+def _index(view: ServerView) -> str:
+    status = view.status()
+    faults = view.faults()
+    cell: Callable[[object], str] = lambda v: f"<td>{html.escape(str(v))}</td>"  # noqa: E731
+    sinks = "".join(
+        "<tr>"
+        + "".join(cell(v) for v in (name, s["state"], s["written"], s["pending"], s["dead_letter"], sum(s["dropped"].values())))
+        + "</tr>"
+        for name, s in sorted(status["sinks"].items())
+    )
+    rows = "".join(
+        f"<tr>{cell(c.path)}{cell(c.name or '')}{cell(c.image or '')}</tr>"
+        for c in sorted(view.containers(), key=lambda c: c.path)
+    )
+    state = "All is well." if not faults else "Not well: " + "; ".join(faults)
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>tidegauge on {html.escape(status['host'])}</title>"
+        f"<h1>tidegauge on {html.escape(status['host'])}</h1>"
+        f"<p>Version {html.escape(status['version'])}. {html.escape(state)}</p>"
+        "<ul><li><a href=/healthz>/healthz</a> whether it works"
+        "<li><a href=/metrics>/metrics</a> the program's own counters"
+        "<li><a href=/api/v1/status>/api/v1/status</a> state of every part, JSON</ul>"
+        "<h2>Sinks</h2><table><tr><th>sink<th>state<th>written rows<th>pending<th>dead letters<th>dropped</tr>"
+        f"{sinks}</table>"
+        f"<h2>Containers</h2><table><tr><th>path<th>name<th>image</tr>{rows}</table></html>\n"
+    )

@@ -1,0 +1,149 @@
+"""What every request passes before a route sees it: Host and Origin, size, time, number at once.
+
+A web page that a person visits can make the browser send requests to this listener. It cannot choose the Host header freely
+nor leave Origin out of a cross-site POST: a name that is not ours, or a foreign Origin, is refused (DNS rebinding).
+Requests over the Unix socket come from who has the rights of its file and skip both checks.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tidegauge.pipeline.config import HttpConfig
+
+_SECURITY_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+
+class BodyTooLarge(Exception):
+    """The body grew beyond the limit while it was read."""
+
+
+def is_local_socket(scope: Scope) -> bool:
+    """True for a request over the Unix socket: such a connection has no address of a client."""
+    return scope.get("client") is None
+
+
+def host_name(header: str) -> str:
+    """Name or address of a Host header, without port, brackets and case; empty if it is malformed."""
+    try:
+        parts = urlsplit(f"//{header}")
+        if parts.path or parts.query or parts.fragment or parts.username is not None:
+            return ""
+        return (parts.hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def is_allowed_host(header: str, names: frozenset[str]) -> bool:
+    """An address (rebinding needs a name), or one of our names."""
+    name = host_name(header)
+    if not name:
+        return False
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name in names
+    return True
+
+
+class Guard:
+    """ASGI middleware; the limits are those of `HttpConfig`."""
+
+    def __init__(self, app: ASGIApp, config: HttpConfig, names: Iterable[str]) -> None:
+        self._app = app
+        self._config = config
+        self._names = frozenset(n.lower() for n in ("localhost", *config.allowed_hosts, *names))
+        self._now = 0
+        self.refused = {"host": 0, "origin": 0, "method": 0, "size": 0, "busy": 0, "timeout": 0}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if (reason := self._refusal(scope)) is not None:
+            key, status, text = reason
+            self.refused[key] += 1
+            await PlainTextResponse(text + "\n", status)(scope, receive, _with_headers(send))
+            return
+        self._now += 1
+        sender = _Sender(_with_headers(send))
+        try:
+            async with asyncio.timeout(self._config.request_timeout_s):
+                await self._app(scope, _bounded(receive, self._config.max_body_bytes), sender)
+        except TimeoutError:
+            self.refused["timeout"] += 1
+            if not sender.is_started:
+                await PlainTextResponse("The answer took too long.\n", 503)(scope, receive, sender)
+            else:
+                raise
+        except BodyTooLarge:
+            self.refused["size"] += 1
+            if not sender.is_started:
+                await PlainTextResponse(self._too_large() + "\n", 413)(scope, receive, sender)
+        finally:
+            self._now -= 1
+
+    def _refusal(self, scope: Scope) -> tuple[str, int, str] | None:
+        headers = Headers(scope=scope)
+        if not is_local_socket(scope):
+            hosts = headers.getlist("host")
+            if len(hosts) != 1 or not is_allowed_host(hosts[0], self._names):
+                return "host", 403, "Host: expected an address or a name of this host; see http.allowed_hosts."
+            origin = headers.get("origin")
+            if origin is not None and urlsplit(origin).netloc.lower() != hosts[0].lower():
+                return "origin", 403, "Origin: expected this listener."
+        if scope["method"] not in ("GET", "HEAD", "POST"):
+            return "method", 405, f"Method: expected GET, HEAD or POST, got {scope['method'][:16]}."
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > self._config.max_body_bytes:
+            return "size", 413, self._too_large()
+        if self._now >= self._config.max_requests:
+            return "busy", 503, "Too many requests at a time."
+        return None
+
+    def _too_large(self) -> str:
+        return f"Body: expected at most {self._config.max_body_bytes} bytes."
+
+
+class _Sender:
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.is_started = False
+
+    async def __call__(self, message: Message) -> None:
+        self.is_started = True
+        await self._send(message)
+
+
+def _with_headers(send: Send) -> Send:
+    async def sender(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            present = {k for k, _ in message["headers"]}
+            message["headers"] = [*message["headers"], *((k, v) for k, v in _SECURITY_HEADERS if k not in present)]
+        await send(message)
+
+    return sender
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    seen = 0
+
+    async def receiver() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise BodyTooLarge
+        return message
+
+    return receiver

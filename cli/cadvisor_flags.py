@@ -1,0 +1,154 @@
+"""cAdvisor's spellings of flags, as nested configuration: whoever starts cAdvisor today can keep the command line.
+
+Go's flag syntax: `-x v`, `--x v`, `--x=v`; booleans `--x` or `--x=false`; durations `1m30s`. `_` and `-` are the same.
+Contract: https://github.com/google/cadvisor/blob/master/docs/runtime_options.md
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import click
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+
+
+def go_duration(text: str) -> float:
+    """Seconds of `1m30s`, `500ms`; ValueError for anything else, a bare number included (0 is allowed)."""
+    if text == "0":
+        return 0.0
+    end, total = 0, 0.0
+    for match in _DURATION.finditer(text):
+        if match.start() != end:
+            break
+        end = match.end()
+        total += float(match[1]) * _UNITS[match[2]]
+    if not text or end != len(text):
+        raise ValueError("a duration such as 1s, 500ms or 1m30s")
+    return total
+
+
+def _boolean(text: str) -> bool:
+    value = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}.get(text.lower())
+    if value is None:
+        raise ValueError("true or false")
+    return value
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise ValueError("a port from 0 to 65535")
+    return int(text)
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+class Flag(NamedTuple):
+    """`path` is where the value goes in the configuration; "" where `translate` builds on it, None for no effect."""
+
+    parse: Callable[[str], Any]
+    path: str | None
+    why: str = ""
+
+
+FLAGS: Mapping[str, Flag] = {
+    "listen_ip": Flag(_text, ""),
+    "port": Flag(_port, ""),
+    "housekeeping_interval": Flag(go_duration, "sampler.base_interval_s"),
+    "max_housekeeping_interval": Flag(go_duration, "sampler.max_interval_s"),
+    "allow_dynamic_housekeeping": Flag(_boolean, "sampler.dynamic"),
+    "global_housekeeping_interval": Flag(go_duration, "sampler.walk_interval_s"),
+    "raw_cgroup_prefix_whitelist": Flag(_list, ""),
+    "storage_driver": Flag(_list, ""),
+    "storage_duration": Flag(go_duration, "sinks.memory.storage_duration_s"),
+    "storage_driver_host": Flag(_text, ""),
+    "storage_driver_secure": Flag(_boolean, ""),
+    "storage_driver_db": Flag(_text, "sinks.influxdb.database"),
+    "storage_driver_user": Flag(_text, "sinks.influxdb.user"),
+    "storage_driver_buffer_duration": Flag(go_duration, "sinks.influxdb.flush_interval_s"),
+    "storage_driver_influxdb_retention_policy": Flag(_text, "sinks.influxdb.retention_policy"),
+    "jitter_factor": Flag(_text, None, "sampling is not jittered"),
+    "initial_splay_factor": Flag(_text, None, "sampling is not jittered"),
+    "max_procs": Flag(_text, None, "it has no meaning here"),
+    "logtostderr": Flag(_boolean, None, "logs always go to standard error"),
+    "alsologtostderr": Flag(_boolean, None, "logs always go to standard error"),
+    "stderrthreshold": Flag(_text, None, "see log.level"),
+    "v": Flag(_text, None, "see log.level"),
+    "vmodule": Flag(_text, None, "see log.level"),
+}
+
+_BOOLEANS = frozenset(name for name, flag in FLAGS.items() if flag.parse is _boolean)
+_DRIVERS = {"influxdb": "influxdb", "stdout": "stdout", "memory": "memory", "sql": "sql", "sqlite": "sql"}
+
+
+def translate(arguments: Sequence[str], warn: Callable[[str], None]) -> dict[str, Any]:
+    """Nested configuration of the arguments. click.UsageError (exit 2) names the flag, what was expected and got."""
+    given = _parse(arguments)
+    out: dict[str, Any] = {}
+    for name, value in given.items():
+        flag = FLAGS[name]
+        if flag.path is None:
+            warn(f"--{name} is taken and has no effect: {flag.why}")
+        elif flag.path:
+            put(out, flag.path, value)
+    if "listen_ip" in given or "port" in given:
+        address = str(given.get("listen_ip") or "127.0.0.1")
+        put(out, "http.listen", f"{f'[{address}]' if ':' in address else address}:{given.get('port', 4194)}")
+    if prefixes := given.get("raw_cgroup_prefix_whitelist"):
+        put(out, "sampler.include", [pattern for p in prefixes for pattern in (p, p.rstrip("/") + "/*")])
+    if "storage_driver_host" in given or "storage_driver_secure" in given:
+        scheme = "https" if given.get("storage_driver_secure") else "http"
+        put(out, "sinks.influxdb.url", f"{scheme}://{given.get('storage_driver_host', 'localhost:8086')}")
+    if "storage_driver" in given:
+        chosen = set()
+        for driver in given["storage_driver"]:
+            if driver not in _DRIVERS:
+                raise click.UsageError(f"--storage_driver: expected some of {', '.join(_DRIVERS)}, got {driver!r}")
+            chosen.add(_DRIVERS[driver])
+        for sink in set(_DRIVERS.values()) - {"memory"}:
+            put(out, f"sinks.{sink}.enabled", sink in chosen)
+    return out
+
+
+def _parse(arguments: Sequence[str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-") or word in ("-", "--"):
+            raise click.UsageError(f"unexpected argument {word!r}")
+        name, sep, value = word.lstrip("-").partition("=")
+        name = name.replace("-", "_")
+        if name == "storage_driver_password":
+            raise click.UsageError(
+                "--storage_driver_password: a secret may not stand on the command line; set sinks.influxdb.password_file"
+            )
+        if name not in FLAGS:
+            raise click.UsageError(f"no such option: {word.partition('=')[0]}")
+        if not sep:
+            if name in _BOOLEANS:
+                value = "true"
+            elif rest:
+                value = rest.pop(0)
+            else:
+                raise click.UsageError(f"--{name}: expected a value")
+        try:
+            given[name] = FLAGS[name].parse(value)
+        except ValueError as exc:
+            raise click.UsageError(f"--{name}: expected {exc}, got {value!r}") from exc
+    return given
+
+
+def put(into: dict[str, Any], path: str, value: Any) -> None:
+    """Sets a nested key given as `a.b.c`."""
+    *parents, last = path.split(".")
+    for part in parents:
+        into = into.setdefault(part, {})
+    into[last] = value

@@ -1,0 +1,63 @@
+"""`tidegauge config check|show|example`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from tidegauge.cli.options import common, load
+from tidegauge.cli.toml_text import to_toml
+from tidegauge.pipeline import config as configuration
+from tidegauge.pipeline import registry
+from tidegauge.pipeline.config import SECRET_KEYS, Config
+
+
+@click.group("config")
+def command() -> None:
+    """Check the configuration, show it, or print an example."""
+
+
+@command.command()
+@common
+def check(config_file: Path | None, state_dir: Path | None, assignments: tuple[str, ...]) -> None:
+    """Check every key, those of all plug-ins that run included. Exit code 78 if something is wrong."""
+    config = load(config_file, state_dir, assignments)
+    configuration.check_plugins(config)
+    sinks, collectors = configuration.sink_tables(config), configuration.collector_tables(config)
+    click.echo(f"The configuration is good. Sinks: {', '.join(sorted(sinks))}. Collectors: {', '.join(sorted(collectors))}.")
+
+
+@command.command()
+@common
+def show(config_file: Path | None, state_dir: Path | None, assignments: tuple[str, ...]) -> None:
+    """Print the values in force, defaults included, secrets masked."""
+    click.echo(to_toml(effective(load(config_file, state_dir, assignments))), nl=False)
+
+
+@command.command()
+@common
+def example(config_file: Path | None, state_dir: Path | None, assignments: tuple[str, ...]) -> None:
+    """Print a configuration file with every key at its default, commented out."""
+    text = to_toml(effective(configuration.load(Path("/dev/null"), {}, {}), every_sink=True))
+    lines = (line if not line or line.startswith("[") else f"# {line}" for line in text.splitlines())
+    click.echo("# tidegauge.toml: every key with its default. Remove the # of what you change.")
+    click.echo("\n".join(f"# {line}" if line.startswith("[") else line for line in lines))
+
+
+def effective(config: Config, *, every_sink: bool = False) -> dict[str, Any]:
+    """The configuration as a plain mapping with the defaults of every plug-in that runs (or of every sink)."""
+    out: dict[str, Any] = msgspec.to_builtins(config, builtin_types=(Path,), str_keys=True)
+    tables = configuration.sink_tables(config)
+    if every_sink:
+        tables = {name: tables.get(name, {}) for name in registry.available(registry.SINKS)}
+    out["sinks"] = {}
+    for name, table in sorted(tables.items()):
+        _, options, own = configuration.split_sink(name, table, config)
+        values = msgspec.to_builtins(own, builtin_types=(Path,)) | msgspec.to_builtins(options)
+        out["sinks"][name] = {k: "***" if k in SECRET_KEYS and v else v for k, v in values.items()}
+    out["collectors"] = {}
+    for name, table in configuration.collector_tables(config).items():
+        own = registry.configure(registry.load(registry.COLLECTORS, name), f"collectors.{name}", table, config.settings)
+        out["collectors"][name] = {"enabled": True} | msgspec.to_builtins(own, builtin_types=(Path,))
+    return out

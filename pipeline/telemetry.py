@@ -1,0 +1,42 @@
+"""The program's own counters as text exposition (Prometheus text format 0.0.4)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+
+class Family(NamedTuple):
+    """One metric of the program itself. `samples` are (labels, value); a value of None is left out."""
+
+    name: str
+    kind: str
+    help: str
+    samples: Sequence[tuple[Mapping[str, str], float | int | None]]
+
+
+_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
+
+
+def one(name: str, kind: str, help: str, value: float | int | None) -> Family:
+    """A family with a single sample without labels."""
+    return Family(name, kind, help, [({}, value)])
+
+
+def by(name: str, kind: str, help: str, label: str, values: Mapping[str, float | int]) -> Family:
+    """A family with one sample for each value of one label, in order of the label values."""
+    return Family(name, kind, help, [({label: k}, values[k]) for k in sorted(values)])
+
+
+def render(families: Iterable[Family]) -> str:
+    """The page. Families without a value are left out; label values are escaped."""
+    lines: list[str] = []
+    for family in families:
+        rows = [(labels, value) for labels, value in family.samples if value is not None]
+        if not rows:
+            continue
+        text = family.help.replace("\\", "\\\\").replace("\n", "\\n")
+        lines.append(f"# HELP {family.name} {text}")
+        lines.append(f"# TYPE {family.name} {family.kind}")
+        for labels, value in rows:
+            pairs = ",".join(f'{k}="{v.translate(_ESCAPES)}"' for k, v in labels.items())
+            lines.append(f"{family.name}{{{pairs}}} {value!r}" if pairs else f"{family.name} {value!r}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,87 @@
+"""Merging, checking and messages of the configuration."""
+
+from pathlib import Path
+
+import pytest
+
+from tidegauge.pipeline import config as configuration
+from tidegauge.pipeline.errors import ConfigError
+
+
+def _load(
+    tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, flags: dict | None = None
+) -> configuration.Config:
+    file = tmp_path / "tidegauge.toml"
+    file.write_text(text)
+    return configuration.load(file, flags or {}, environ or {})
+
+
+def test_flags_beat_environment_beats_file_beats_defaults(tmp_path: Path) -> None:
+    text = "[sampler]\nbase_interval_s = 2\nmax_interval_s = 20\nwalk_interval_s = 33\n"
+    environ = {"TIDEGAUGE_SAMPLER__BASE_INTERVAL_S": "3", "TIDEGAUGE_SAMPLER__MAX_INTERVAL_S": "30"}
+    got = _load(tmp_path, text, environ, {"sampler": {"base_interval_s": 4}}).sampler
+    assert (got.base_interval_s, got.max_interval_s, got.walk_interval_s, got.dynamic) == (4, 30, 33, True)
+
+
+def test_the_state_folder_may_come_from_the_environment(tmp_path: Path) -> None:
+    assert _load(tmp_path, environ={"TIDEGAUGE_STATE_DIR": "/tmp/x"}).state_dir == Path("/tmp/x")
+
+
+def test_variables_of_the_tests_and_of_others_are_left_alone(tmp_path: Path) -> None:
+    _load(tmp_path, environ={"TIDEGAUGE_TESTS_STRICT": "1", "PATH": "/bin", "TIDEGAUGE_CONFIG": "elsewhere"})
+
+
+def test_a_list_in_the_environment_is_json_or_comma_separated(tmp_path: Path) -> None:
+    for text in ('["/a", "/b*"]', "/a,/b*"):
+        assert _load(tmp_path, environ={"TIDEGAUGE_SAMPLER__INCLUDE": text}).sampler.include == ("/a", "/b*")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[sampler]\nbase_interval_s = '5 sec'", "sampler.base_interval_s: expected float, got '5 sec'"),
+        ("[sampler]\nbase_interval = 5", "sampler.base_interval: unknown key"),
+        ("colour = 'red'", "colour: unknown key; expected one of"),
+        ("[sampler]\nbase_interval_s = 90", "sampler.base_interval_s: expected seconds from 0.01 up to max_interval_s"),
+        ("[http]\nlisten = '0.0.0.0:4194'", "http.listen: .* reaches beyond this machine"),
+        ("[http]\nlisten = '4194'", "http.listen: expected ADDRESS:PORT, got '4194'"),
+        ("[sinks]\ninfluxdb = 3", "sinks.influxdb: expected a table, got 3"),
+        (
+            "[sinks.influxdb]\ntoken = 'abc'",
+            r"sinks.influxdb.token: a secret may not stand in .*TIDEGAUGE_SINKS__INFLUXDB__TOKEN",
+        ),
+        ("[log]\nlevel = 'loud'", "log.level: .*'loud'"),
+        ("state_dir = 'here'", "state_dir: expected an absolute path"),
+        ("sampler = [", "not TOML"),
+    ],
+)
+def test_a_wrong_key_is_named_with_expected_and_got(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _load(tmp_path, text)
+
+
+def test_an_unknown_variable_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="TIDEGAUGE_SAMPLR__X: unknown variable"):
+        _load(tmp_path, environ={"TIDEGAUGE_SAMPLR__X": "1"})
+
+
+def test_remote_addresses_are_taken_when_allowed_by_name(tmp_path: Path) -> None:
+    assert _load(tmp_path, "[http]\nlisten = '0.0.0.0:4194'\nallow_remote = true").http.allow_remote
+
+
+def test_memory_and_sql_run_unless_they_are_switched_off(tmp_path: Path) -> None:
+    assert set(configuration.sink_tables(_load(tmp_path))) == {"memory", "sql"}
+    config = _load(tmp_path, "[sinks.sql]\nenabled = false\n[sinks.stdout]\n")
+    assert set(configuration.sink_tables(config)) == {"memory", "stdout"}
+
+
+def test_one_plugin_can_run_twice_under_names_of_its_own(tmp_path: Path) -> None:
+    config = _load(tmp_path, "[sinks.copy]\nplugin = 'stdout'\n")
+    cls, options, _ = configuration.split_sink("copy", configuration.sink_tables(config)["copy"], config)
+    assert (cls.__name__, options.plugin) == ("StdoutSink", "stdout")
+
+
+def test_an_unknown_plugin_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+    config = _load(tmp_path, "[sinks.influx]\n")
+    with pytest.raises(ConfigError, match=r"sinks.influx: expected one of influxdb, memory, sql, stdout"):
+        configuration.check_plugins(config)
