@@ -22,6 +22,8 @@ _SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
+_MAX_TARGET_BYTES = 8 * 1024
+_MAX_HEADER_BYTES = 16 * 1024
 
 
 class BodyTooLarge(Exception):
@@ -102,6 +104,10 @@ class Guard:
             origin = headers.get("origin")
             if origin is not None and urlsplit(origin).netloc.lower() != hosts[0].lower():
                 return "origin", 403, "Origin: expected this listener."
+        if len(scope.get("raw_path", b"")) + len(scope.get("query_string", b"")) > _MAX_TARGET_BYTES:
+            return "size", 414, f"Path and query: expected at most {_MAX_TARGET_BYTES} bytes."
+        if sum(len(k) + len(v) for k, v in scope["headers"]) > _MAX_HEADER_BYTES:
+            return "size", 431, f"Headers: expected at most {_MAX_HEADER_BYTES} bytes."
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return "method", 405, f"Method: expected GET, HEAD or POST, got {scope['method'][:16]}."
         length = headers.get("content-length", "0")

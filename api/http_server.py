@@ -5,7 +5,9 @@ never reads. Both end here at a deadline.
 """
 
 import asyncio
+import contextlib
 import socket
+import struct
 from typing import Any
 
 import uvicorn
@@ -51,7 +53,14 @@ def _protocol(config: HttpConfig) -> type[asyncio.Protocol]:
         def _arm(self, seconds: float) -> None:
             if self._deadline is not None:
                 self._deadline.cancel()
-            self._deadline = self.loop.call_later(seconds, self.transport.abort)
+            self._deadline = self.loop.call_later(seconds, self._abort)
+
+        def _abort(self) -> None:
+            """Resets the connection, so that the kernel gives up what a client that does not read has not taken."""
+            if (sock := self.transport.get_extra_info("socket")) is not None:
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
 
     return DeadlineProtocol
 

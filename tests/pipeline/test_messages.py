@@ -49,3 +49,5 @@ def test_a_packet_that_cannot_be_read_is_counted_and_skipped() -> None:
     assert other.receive(1) is None
     assert other.receive(1) is None
     assert other.undecodable == 2
+    a.close()
+    other.close()
