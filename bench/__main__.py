@@ -1,0 +1,57 @@
+"""`python -m bench`: every bench in turn, as one Markdown report beside the goals.
+
+python -m bench                         all of it, about six minutes
+python -m bench --only collect,encode   some of it
+python -m bench --write                 also puts the report into docs/performance.md
+"""
+
+import argparse
+import importlib
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.report import Section, machine, markdown
+
+BENCHES = ("collect", "encode", "sql", "journal", "fanout")
+PAGE = Path(__file__).parent.parent / "docs/performance.md"
+BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(BENCHES), help="benches, with commas between them: " + ", ".join(BENCHES))
+    parser.add_argument("--write", action="store_true", help="put the report into docs/performance.md")
+    arguments = parser.parse_args()
+    names = arguments.only.split(",")
+    if unknown := set(names) - set(BENCHES):
+        parser.error(f"--only: expected some of {', '.join(BENCHES)}, got {', '.join(sorted(unknown))}")
+    sections: list[Section] = []
+    failed = []
+    head = machine()
+    with tempfile.TemporaryDirectory(prefix="tidegauge-bench-") as name:
+        for bench in names:
+            start = time.monotonic()
+            try:
+                found = importlib.import_module(f"bench.{bench}").run(Path(name))
+            except Exception as exc:  # noqa: BLE001 - one bench that cannot run here leaves the others
+                failed.append(f"{bench}: {type(exc).__name__}: {exc}")
+                print(failed[-1], file=sys.stderr)
+                continue
+            sections += found
+            print(markdown(found), flush=True)
+            print(f"{bench}: {time.monotonic() - start:.0f} s", file=sys.stderr)
+    report = f"Measured {head}.\n\n{markdown(sections)}"
+    if arguments.write:
+        page = PAGE.read_text()
+        before, _, rest = page.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        PAGE.write_text(f"{before}{BEGIN}\n{report}\n{END}{after}")
+    missed = [row.what for section in sections for row in section.rows if row.verdict == "missed"]
+    print(f"{len(missed)} goals missed" + "".join(f"\n  {what}" for what in missed), file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""Real cgroups for benchmarks, each with a small process in it, some of them busy.
+
+Needs root. They lie below `/tidegauge-bench` in every hierarchy that has values for us, and go at the end, or at the next
+start if a run was killed (the processes end with their parent).
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bench.native import build
+
+TOP = "tidegauge-bench"
+_CGROUP = Path("/sys/fs/cgroup")
+_V1 = ("cpuacct", "cpu", "memory", "blkio", "pids")
+_V1_LIMIT = "blkio.throttle.write_bps_device"
+_V2 = ("cpu", "memory", "io", "pids")
+
+
+def hierarchies() -> list[Path]:
+    """Mount points to make cgroups in: the one of v2, or those of the v1 controllers, joint ones once."""
+    if (_CGROUP / "cgroup.controllers").exists():
+        return [_CGROUP]
+    return list(dict.fromkeys((_CGROUP / c).resolve() for c in _V1 if (_CGROUP / c).is_dir()))
+
+
+class Cgroups:
+    """`count` cgroups with a process each; a context manager that takes them away."""
+
+    def __init__(self, count: int, folder: Path) -> None:
+        self.paths: Sequence[str] = [f"/{TOP}/c{i:04d}" for i in range(count)]
+        self.pids: list[int] = []
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._roots = hierarchies()
+        self._is_v2 = self._roots == [_CGROUP]
+
+    def __enter__(self) -> Self:
+        self._remove()
+        try:
+            self._make()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+
+    def busy(self, count: int) -> None:
+        """Makes the first `count` of them busy and the others idle."""
+        for i, process in enumerate(self._processes):
+            process.send_signal(signal.SIGUSR1 if i < count else signal.SIGUSR2)
+
+    def signal_one(self, index: int, is_busy: bool) -> None:
+        """Makes one busy or idle."""
+        self._processes[index].send_signal(signal.SIGUSR1 if is_busy else signal.SIGUSR2)
+
+    def _make(self) -> None:
+        cell = str(build("cell", self._folder))
+        for root in self._roots:
+            (root / TOP).mkdir(exist_ok=True)
+            if self._is_v2:
+                for parent in (root, root / TOP):
+                    for controller in _V2:
+                        _try_write(parent / "cgroup.subtree_control", f"+{controller}")
+        # Since Linux 6.10 the v1 counters of block I/O exist only on a disk with a limit: here one that nothing reaches.
+        disk = os.stat(self._folder).st_dev
+        _try_write(_CGROUP / "blkio" / TOP / _V1_LIMIT, f"{os.major(disk)}:{os.minor(disk)} {1 << 50}")
+        for path in self.paths:
+            places = [f"{root}{path}" for root in self._roots]
+            for place in places:
+                os.mkdir(place)
+            process = subprocess.Popen([cell, str(self._folder), *places], stdout=subprocess.PIPE)
+            self._processes.append(process)
+            self.pids.append(process.pid)
+        for process in self._processes:
+            assert process.stdout is not None
+            if process.stdout.readline() != b"ready\n":
+                raise RuntimeError(f"a benchmark's process did not start: status {process.wait(5)}")
+            process.stdout.close()
+
+    def _end(self) -> None:
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait(10)
+            assert process.stdout is not None
+            process.stdout.close()
+        self._processes = []
+        self._remove()
+
+    def _remove(self) -> None:
+        for root in self._roots:
+            top = root / TOP
+            if top.is_dir():
+                for place in [p for p in top.iterdir() if p.is_dir()] + [top]:
+                    _remove_one(place)
+
+
+def _remove_one(place: Path) -> None:
+    """rmdir; a cgroup stays busy for a moment after its last process has ended."""
+    for _ in range(100):
+        try:
+            place.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"{place} is still in use")
+
+
+def _try_write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError:
+        pass  # a controller that this host does not offer here: the readers do without it

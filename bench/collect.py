@@ -1,0 +1,177 @@
+"""Collection alone: the cgroup and network readers of this host against the C program that reads the same files.
+
+Both keep running beside each other and are asked in turn, so that a repeat compares neighbours in time.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from bench.cgroups import Cgroups
+from bench.native import Limit, Wanted, kind_of
+from bench.report import Row, Section, ratio
+from tidegauge.pipeline.records import Container
+
+PACE_MS = 1000
+
+
+def container(number: int, path: str) -> Container:
+    """A container as discovery would make it."""
+    return Container(
+        number=number,
+        source="00000000-0000-0000-0000-000000000000",
+        instance=f"{number:016x}",
+        epoch=0,
+        boot_id="00000000-0000-0000-0000-000000000000",
+        path=path,
+        host="bench",
+        created_ms=0,
+        valid_from_ms=0,
+    )
+
+
+def cgroup_collector() -> Any:
+    """The collector of this host's hierarchy."""
+    from tidegauge.collectors.cgroup_v1 import CgroupV1Collector, CgroupV1Config
+    from tidegauge.collectors.cgroup_v2 import CgroupV2Collector, CgroupV2Config
+
+    v1 = CgroupV1Collector(CgroupV1Config())
+    return v1 if v1.hierarchies() else CgroupV2Collector(CgroupV2Config())
+
+
+def netdev_collector() -> Any:
+    from tidegauge.collectors.netdev import NetdevCollector, NetdevConfig
+
+    return NetdevCollector(NetdevConfig())
+
+
+def allow_many_files() -> None:
+    """Raises the soft limit of descriptors to the hard one."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def files_of(path: str) -> list[str]:
+    """The kernel files that the cgroup reader of one container keeps open, in its order."""
+    reader = cgroup_collector().reader(container(1, path))
+    reader.read()
+    kept = []
+    for fd in sorted(map(int, os.listdir("/proc/self/fd"))):
+        try:
+            kept.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:
+            pass  # the descriptor that listed the folder
+    reader.close()
+    return [file for file in kept if f"{path}/" in file]
+
+
+def wanted(paths: list[str]) -> Iterator[Wanted]:
+    """What the C program is to read: the same files as the readers of these containers."""
+    for i, path in enumerate(paths):
+        for file in files_of(path):
+            yield Wanted(i, kind_of(file), "k", file)
+
+
+class Worker:
+    """This module as a process of its own that holds the readers and measures on demand, as `Limit` does."""
+
+    def __init__(self, what: str, paths: list[str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.collect", what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(" ".join(paths) + "\n")
+        self._process.stdin.flush()
+        self._answer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(20)
+        self._process.stdout.close()
+
+    def measure(self, rounds: int, pace_ms: int) -> float:
+        """CPU microseconds of one round over all containers, mean of `rounds`, after one that does not count."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{rounds} {pace_ms}\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the worker ended with status {self._process.wait(20)}")
+        return line
+
+
+def serve(what: str) -> None:
+    """Body of the worker process."""
+    allow_many_files()
+    paths = sys.stdin.readline().split()
+    collector = netdev_collector() if what == "netdev" else cgroup_collector()
+    readers = [collector.reader(container(i, p)) for i, p in enumerate(paths, 1)]
+    steps: list[tuple[Callable[[], Any], Callable[[], Any]]] = [(r.read, r.read_tables) for r in readers]
+    print("ready", flush=True)
+    for line in sys.stdin:
+        rounds, pace_ms = map(int, line.split())
+        used = 0
+        due = time.monotonic()
+        for number in range(rounds + 1):
+            start = time.process_time_ns()
+            kept = [(read(), read_tables()) for read, read_tables in steps]
+            if number:
+                used += time.process_time_ns() - start
+            del kept
+            due += pace_ms / 1000
+            if number < rounds:
+                time.sleep(max(0.0, due - time.monotonic()))
+        print(used / 1000 / rounds, flush=True)
+
+
+def run(folder: Path, counts: tuple[int, ...] = (100, 300, 1000), rounds: int = 4, repeats: int = 3) -> list[Section]:
+    """At each count, 3 % busy and all busy: CPU of one container-sample at 1 Hz, ours and C's."""
+    allow_many_files()
+    rows: list[Row] = []
+    ours_at: dict[int, list[float]] = {}
+    for count in counts:
+        with ExitStack() as stack:
+            group = stack.enter_context(Cgroups(count, folder))
+            paths = list(group.paths)
+            limit = stack.enter_context(Limit(wanted(paths), folder))
+            worker = stack.enter_context(Worker("cgroup", paths))
+            for label, busy, goal in (
+                (f"{max(1, count * 3 // 100)} busy", max(1, count * 3 // 100), 1.3),
+                ("all busy", count, 1.6),
+            ):
+                group.busy(busy)
+                time.sleep(1)
+                ours, theirs = [], []
+                for _ in range(repeats):
+                    theirs.append(limit.measure(rounds, PACE_MS) / count)
+                    ours.append(worker.measure(rounds, PACE_MS) / count)
+                rows += [
+                    Row(f"{count} cgroups, {label}: C", "us", tuple(theirs)),
+                    Row(f"{count} cgroups, {label}: readers", "us", tuple(ours)),
+                    ratio(f"{count} cgroups, {label}: readers / C", ours, theirs, f"at most {goal}", goal),
+                ]
+                if busy != count or count == busy == 1:
+                    ours_at[count] = ours
+    few, many = min(counts), max(counts)
+    if few != many:
+        rows.append(ratio(f"flat, 3 % busy: readers at {many} / at {few}", ours_at[many], ours_at[few], "at most 1.1", 1.1))
+    return [Section("Collection alone, CPU of one container-sample at 1 Hz", rows)]
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -1,0 +1,75 @@
+"""Line protocol: our encoder, fast way and general way, against `Point` of influxdb-client for the same values and tags."""
+
+from pathlib import Path
+
+from bench.data import containers, per_sample, schema, ticks
+from bench.report import Row, Section, cheaper
+from bench.timing import Prepare, in_turns
+from tidegauge.pipeline.records import Batch, Sample
+
+
+def run(folder: Path, count: int = 300, repeats: int = 7) -> list[Section]:
+    from influxdb_client import Point, WritePrecision  # half a second of import that other benches need not pay
+
+    from tidegauge.sinks.line_protocol import LineEncoder, container_tags
+
+    of = containers(count)
+    batch = next(ticks(1, of))
+    full = next(ticks(1, of, has_tables=True))
+    mixed = _mixed(batch)
+    names = schema().names
+
+    def points() -> list[str]:
+        lines = []
+        for s in batch.samples:
+            point = Point("container")
+            for key, value in container_tags(of[s.container]).items():
+                point.tag(key, value)
+            for name, v in zip(names, s.values, strict=True):
+                if v is not None:
+                    point.field(name, v)
+            lines.append(point.time(s.ts_ms, WritePrecision.MS).to_line_protocol())
+        return lines
+
+    def encode(what: Batch) -> Prepare:
+        encoder = LineEncoder()
+        return lambda: lambda: encoder.encode_batch(what)
+
+    ours = LineEncoder().encode_batch(batch)[0]
+    if [_parts(line.decode()) for line in ours] != [_parts(line) for line in points()]:
+        raise AssertionError("the two encoders do not say the same")
+    times = in_turns(
+        {
+            "point": lambda: points,
+            "template": encode(batch),
+            "general": encode(mixed),
+            "tables": encode(full),
+        },
+        repeats,
+    )
+    us = {name: per_sample(t, count) for name, t in times.items()}
+    rows = [
+        Row("influxdb_client.Point", "us", us["point"]),
+        Row("LineEncoder, template of the sample before", "us", us["template"]),
+        Row("LineEncoder, another pattern of values at each sample", "us", us["general"]),
+        Row("LineEncoder, with a disk, an interface and 2 CPUs (5 lines)", "us", us["tables"]),
+        cheaper("Point / template", us["template"], us["point"], "at least 10", 10),
+        cheaper("Point / another pattern each", us["general"], us["point"], "at least 5", 5),
+    ]
+    return [Section(f"Line encoder, CPU of one container-sample of {len(names)} fields", rows)]
+
+
+def _mixed(batch: Batch) -> Batch:
+    """The same with a different value missing in each sample than in the one before, so that its template never fits."""
+    samples = []
+    for i, s in enumerate(batch.samples):
+        gone = i % len(s.values)
+        values = tuple(None if k == gone else v for k, v in enumerate(s.values))
+        samples.append(Sample(s.container, s.ts_ms, s.schema, values))
+    return Batch(samples, batch.rows, batch.schemas, batch.containers)
+
+
+def _parts(line: str) -> tuple[str, frozenset[str], str]:
+    """Series, fields in no order, time; no value here has a space in it."""
+    series, fields, ts = line.split(" ")
+    return series, frozenset(fields.split(",")), ts
