@@ -1,0 +1,25 @@
+"""Runs migrations: over the connection that the program hands in, or for developers over `sqlalchemy.url` of alembic.ini."""
+
+from alembic import context
+from sqlalchemy import Connection
+
+from tidegauge.sinks.sql.database import file_of, writing_engine
+from tidegauge.sinks.sql.tables import metadata
+
+
+def migrate(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=metadata, transactional_ddl=True, compare_type=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given = context.config.attributes.get("connection")
+if context.is_offline_mode():
+    raise SystemExit("migrations need a database: there is no --sql mode")
+if given is not None:
+    migrate(given)
+else:
+    url = context.config.get_main_option("sqlalchemy.url")
+    assert url is not None
+    with writing_engine(file_of(url), 30.0).connect() as opened:
+        migrate(opened)

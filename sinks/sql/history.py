@@ -1,0 +1,88 @@
+"""Reads the SQL store: containers that live, and the samples of one. Safe from any thread, beside the writer."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from tidegauge.pipeline.catalogue import INSTANCE_LABELS, SCALAR_TABLES
+from tidegauge.pipeline.plugin import Point
+from tidegauge.pipeline.records import MAX_INT, Container, Value
+from tidegauge.sinks.sql.database import reading_engine
+
+_LIVE = """
+SELECT c.number, c.source, c.instance, c.epoch, c.boot_id, c.path, c.host, c.created_ms, m.valid_from_ms,
+       m.base_interval_s, m.max_interval_s, m.name, m.aliases, m.namespace, m.image, m.labels, m.started_ms
+FROM container c JOIN container_metadata m ON m.container = c.id
+WHERE c.ended_ms IS NULL
+  AND m.valid_from_ms = (SELECT max(valid_from_ms) FROM container_metadata WHERE container = c.id)
+ORDER BY c.path, c.source, c.instance, c.epoch
+"""
+_EPOCHS = """
+SELECT id, first_ms, last_ms FROM container JOIN container_span ON container = id WHERE instance = ?
+ORDER BY epoch DESC, id DESC
+"""
+
+
+class SqlHistory:
+    """A HistoryReader over one file. Values that are NULL are left out; sqlalchemy.exc.DBAPIError if it cannot be read."""
+
+    def __init__(self, path: Path, busy_timeout_s: float = 5.0) -> None:
+        self._engine = reading_engine(path, busy_timeout_s)
+
+    def live_containers(self) -> Sequence[Container]:
+        with self._engine.connect() as conn:
+            return [_container(row) for row in _rows(conn, _LIVE)]
+
+    def points(self, instance: str, start_ms: int | None, end_ms: int | None, limit: int | None) -> Sequence[Point]:
+        low, high = -MAX_INT if start_ms is None else start_ms, MAX_INT if end_ms is None else end_ms
+        left = -1 if limit is None else limit
+        newest_first: list[Point] = []
+        with self._engine.connect() as conn:
+            for id_, first_ms, last_ms in conn.exec_driver_sql(_EPOCHS, (instance,)).all():
+                span = (max(low, first_ms), min(high, last_ms))
+                found = _points(conn, id_, *span, left if left < 0 else left - len(newest_first))
+                newest_first += reversed(found)
+        return newest_first[::-1]
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _points(conn: sa.Connection, id_: int, low: int, high: int, limit: int) -> list[Point]:
+    """Points of one container of the store, oldest first; the newest `limit` of them, all if it is negative."""
+    sql = "SELECT * FROM sample WHERE ts_ms BETWEEN ? AND ? AND container = ? ORDER BY ts_ms DESC LIMIT ?"
+    newest_first = _rows(conn, sql, low, high, id_, limit)
+    if not newest_first:
+        return []
+    span = (newest_first[-1]["ts_ms"], newest_first[0]["ts_ms"], id_)
+    values = {row["ts_ms"]: _values(row) for row in reversed(newest_first)}
+    tables: dict[int, dict[str, dict[str, dict[str, Value]]]] = {ts_ms: {} for ts_ms in values}
+    for name in (*SCALAR_TABLES[1:], *INSTANCE_LABELS):
+        label = INSTANCE_LABELS.get(name, "")
+        for row in _rows(conn, f"SELECT * FROM {name} WHERE ts_ms BETWEEN ? AND ? AND container = ?", *span):
+            found = {row["metric"]: row["value"]} if name == "custom" else _values(row, label)
+            instance = row.get(label, "")
+            if instance == "":
+                values[row["ts_ms"]].update(found)
+            else:
+                tables[row["ts_ms"]].setdefault(name, {}).setdefault(instance, {}).update(found)
+    return [Point(r["ts_ms"], bool(r["is_closing"]), values[r["ts_ms"]], tables[r["ts_ms"]]) for r in reversed(newest_first)]
+
+
+def _rows(conn: sa.Connection, sql: str, *arguments: int | str) -> list[Mapping[str, Any]]:
+    result = conn.exec_driver_sql(sql, arguments)
+    names = tuple(result.keys())
+    return [dict(zip(names, row, strict=True)) for row in result]
+
+
+def _values(row: Mapping[str, Any], label: str = "") -> dict[str, Value]:
+    return {k: v for k, v in row.items() if v is not None and k not in ("ts_ms", "container", "is_closing", label)}
+
+
+def _container(row: Mapping[str, Any]) -> Container:
+    aliases = msgspec.json.decode(row["aliases"], type=tuple[str, ...])
+    labels = msgspec.json.decode(row["labels"], type=dict[str, str])
+    return Container(**{**row, "aliases": aliases, "labels": labels})

@@ -1,0 +1,224 @@
+"""What goes wrong under the SQL sink: locks, full disks, missing rights, damage, kill -9."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support import need
+
+from tidegauge.pipeline.errors import PermanentError, RetryableError
+from tidegauge.pipeline.records import Batch, Event
+from tidegauge.pipeline.testing import START_MS, generate_records, make_batch, make_sample, make_schema
+from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
+
+
+def make_sink(tmp_path: Path, **options: Any) -> SqlSink:
+    return SqlSink(SqlConfig(state_dir=tmp_path, **options))
+
+
+def count(path: Path) -> int:
+    conn = sqlite3.connect(path)
+    try:
+        assert conn.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return int(conn.execute("SELECT count(*) FROM sample").fetchone()[0])
+    finally:
+        conn.close()
+
+
+def one(ts_ms: int = START_MS, **values: Any) -> Batch:
+    return make_batch([make_sample(make_schema(), ts_ms=ts_ms, **(values or {"cpu_usage_ns": 1}))])
+
+
+def test_lock_of_another_is_waited_for_and_then_retried(tmp_path: Path) -> None:
+    sink = make_sink(tmp_path, busy_timeout_s=0.01)
+    sink.open()
+    other = sqlite3.connect(sink.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(RetryableError, match="locked") as caught:
+        sink.write([one()])
+    assert not caught.value.is_config_fault
+    other.execute("ROLLBACK")
+    other.close()
+    sink.write([one()])
+    sink.close()
+    assert count(sink.path) == 1
+
+
+def test_reader_does_not_hold_up_a_write(tmp_path: Path) -> None:
+    sink = make_sink(tmp_path, busy_timeout_s=0.0)
+    sink.write([one()])
+    reader = sqlite3.connect(sink.path, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM sample").fetchone() == (1,)
+    sink.write([one(START_MS + 1)])
+    assert reader.execute("SELECT count(*) FROM sample").fetchone() == (1,)
+    reader.close()
+    sink.close()
+
+
+def test_full_database_keeps_what_it_has_and_goes_on_with_space(tmp_path: Path) -> None:
+    sink = make_sink(tmp_path)
+    sink.write([one()])
+    assert sink._conn is not None
+    pages = sink._conn.exec_driver_sql("PRAGMA page_count").scalar_one()
+    sink._conn.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    sink._conn.rollback()
+    records = list(generate_records(200, containers=9))
+    with pytest.raises(RetryableError, match="full") as caught:
+        sink.write(records)
+    assert not caught.value.is_config_fault
+    assert count(sink.path) == 1
+    sink.write(records)
+    sink.close()
+    assert count(sink.path) == 1801
+
+
+@pytest.mark.integration
+def test_full_disk(tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tidegauge-test", str(mount)], check=False, capture_output=True
+    )
+    need(done.returncode == 0, "the right to mount a tmpfs")
+    try:
+        sink = make_sink(mount)
+        records = list(generate_records(20))
+        sink.write(records)
+        ballast = mount / "ballast"
+        with ballast.open("wb", buffering=0) as f, pytest.raises(OSError):
+            while True:
+                f.write(bytes(4096))
+        with pytest.raises(RetryableError):
+            for i in range(1000):
+                sink.write([one(START_MS + 10**6 + i)])
+        ballast.unlink()
+        sink.write(records)
+        sink.write([one(START_MS + 10**7)])
+        sink.close()
+        assert count(sink.path) >= 61
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def test_file_that_is_no_database_is_a_fault_to_mend(tmp_path: Path) -> None:
+    sink = make_sink(tmp_path)
+    sink.path.parent.mkdir()
+    sink.path.write_bytes(b"this is a letter, not a database" * 200)
+    with pytest.raises(RetryableError, match=r"is damaged .*move it away") as caught:
+        sink.open()
+    assert caught.value.is_config_fault
+    sink.path.unlink()
+    sink.write([one()])
+    sink.close()
+    assert count(sink.path) == 1
+
+
+def test_page_overwritten_under_way_is_a_fault_to_mend(tmp_path: Path) -> None:
+    sink = make_sink(tmp_path)
+    sink.write(list(generate_records(300)))
+    sink.close()
+    conn = sqlite3.connect(sink.path)
+    root = conn.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sample'").fetchone()[0]
+    size = conn.execute("PRAGMA page_size").fetchone()[0]
+    conn.close()
+    with sink.path.open("r+b") as f:
+        f.seek((root - 1) * size)
+        f.write(os.urandom(size))
+    sink = make_sink(tmp_path)
+    with pytest.raises(RetryableError, match="is damaged") as caught:
+        sink.write([one(START_MS + 10**6)])
+    assert caught.value.is_config_fault
+    sink.close()
+
+
+def test_database_that_may_only_be_read(tmp_path: Path) -> None:
+    sink = make_sink(tmp_path)
+    sink.open()
+    assert sink._conn is not None
+    sink._conn.exec_driver_sql("PRAGMA query_only = 1")
+    sink._conn.rollback()
+    with pytest.raises(RetryableError, match="readonly") as caught:
+        sink.write([one()])
+    assert caught.value.is_config_fault
+    sink.close()
+
+
+def test_folder_that_takes_no_file() -> None:
+    """One that refuses root too."""
+    with pytest.raises(RetryableError, match="open /proc") as caught:
+        SqlSink(SqlConfig(url="sqlite:////proc/self/none/a.db")).open()
+    assert caught.value.is_config_fault
+
+
+def test_dropped_table_is_a_fault_to_mend(tmp_path: Path) -> None:
+    sink = make_sink(tmp_path)
+    sink.open()
+    with sqlite3.connect(sink.path) as conn:
+        conn.execute("DROP TABLE event")
+    conn.close()
+    with pytest.raises(RetryableError, match="no such table") as caught:
+        sink.write([one(), Event(START_MS, "oom", None, {}, 4)])
+    assert caught.value.is_config_fault
+    sink.close()
+    assert count(sink.path) == 0
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, "text in a number", {"a": 1}, None])
+def test_values_that_no_column_takes(tmp_path: Path, value: Any) -> None:
+    """A wrong type is stored by SQLite as it is, if it can be: what is refused is refused for good."""
+    sink = make_sink(tmp_path)
+    batch = one(cpu_usage_ns=value)
+    if value is None or isinstance(value, str):
+        sink.write([batch])
+    else:
+        with pytest.raises(PermanentError):
+            sink.write([batch])
+        assert count(sink.path) == 0
+    sink.close()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tidegauge.pipeline.testing import generate_records
+from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
+sink = SqlSink(SqlConfig(state_dir=Path(sys.argv[1])))
+done = 0
+for i, record in enumerate(generate_records(100_000, containers=20)):
+    sink.write([record])
+    print(i, flush=True)
+"""
+
+
+@pytest.mark.parametrize("after", [1, 30, 211, 400])
+def test_kill_9_leaves_a_sound_database_with_every_write_that_returned(tmp_path: Path, after: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        last = -1
+        for line in child.stdout:
+            last = int(line)
+            if last >= after:
+                child.send_signal(signal.SIGKILL)
+                break
+        rest = child.stdout.read().split()
+        last = int(rest[-1]) if rest else last
+    sink = make_sink(tmp_path)
+    records = []
+    for i, record in enumerate(generate_records(100_000, containers=20)):
+        if i > last + 1:
+            break
+        records.append(record)
+    stored = count(sink.path)
+    sure = sum(len(r.samples) for r in records[: last + 1] if isinstance(r, Batch))
+    all_of_it = sum(len(r.samples) for r in records if isinstance(r, Batch))
+    assert stored in (sure, all_of_it)
+    sink.write(records)
+    sink.close()
+    assert count(sink.path) == all_of_it
+    assert sink.conflict_rows == 0

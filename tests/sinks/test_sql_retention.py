@@ -1,0 +1,177 @@
+"""Retention of the SQL sink: by age, by bytes, in slices, never of what lives."""
+
+import sqlite3
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidegauge.pipeline.records import Container, End, Event, Gap, Record
+from tidegauge.pipeline.testing import SOURCE, START_MS, make_batch, make_container, make_sample, make_schema
+from tidegauge.sinks.sql import retention
+from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
+
+HOUR_MS = 3_600_000
+NETWORK = (("eth0", 1, 2, 3, 4, 5, 6, 7, 8),)
+
+
+def ask(sink: SqlSink, sql: str) -> list[tuple[Any, ...]]:
+    conn = sqlite3.connect(sink.path)
+    try:
+        return conn.execute(sql).fetchall()
+    finally:
+        conn.close()
+
+
+def fill(sink: SqlSink, ticks: int, step_ms: int, containers: int = 2) -> None:
+    schema = make_schema()
+    for first in range(0, ticks, 200):
+        samples = [
+            make_sample(schema, n, START_MS + tick * step_ms, (NETWORK,), cpu_usage_ns=tick << 40, memory_usage_bytes=tick)
+            for tick in range(first, min(first + 200, ticks))
+            for n in range(1, containers + 1)
+        ]
+        sink.write([make_batch(samples, schemas=(schema,))])
+
+
+def open_sink(tmp_path: Path, **options: Any) -> SqlSink:
+    sink = SqlSink(SqlConfig(state_dir=tmp_path, **options))
+    sink.open()
+    return sink
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "SLICE_ROWS", 50)
+
+
+def maintain_to_the_end(sink: SqlSink) -> None:
+    for _ in range(1000):
+        sink.maintain(START_MS, never)
+        if sink.maintenance_interval_s == retention.IDLE_S:
+            return
+    raise AssertionError("it never ends")
+
+
+def pages_in_use(sink: SqlSink) -> int:
+    (pages, free, size) = (ask(sink, f"PRAGMA {name}")[0][0] for name in ("page_count", "freelist_count", "page_size"))
+    return int((pages - free) * size)
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_rows_older_than_the_age_go_and_no_other(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path, retention_s=3600.0)
+    fill(sink, ticks=600, step_ms=60_000)
+    now_ms = START_MS + 599 * 60_000
+    while sink.maintenance_interval_s == retention.BUSY_S or ask(sink, "SELECT count(*) FROM sample") == [(1200,)]:
+        sink.maintain(now_ms, never)
+    for table in ("sample", "network"):
+        assert ask(sink, f"SELECT min(ts_ms), max(ts_ms), count(*) FROM {table}") == [(now_ms - HOUR_MS, now_ms, 122)]
+    sink.maintain(now_ms, never)
+    assert ask(sink, "SELECT count(*) FROM sample") == [(122,)]
+    sink.close()
+
+
+def test_nothing_is_deleted_without_bounds(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path, retention_s=0, retention_bytes=0)
+    fill(sink, ticks=200, step_ms=60_000)
+    sink.write([Event(START_MS, "oom", 1, {}, 9), End(2, START_MS, 10)])
+    sink.maintain(START_MS + 10**12, never)
+    assert ask(sink, "SELECT count(*) FROM sample UNION ALL SELECT count(*) FROM event") == [(400,), (1,)]
+    assert ask(sink, "SELECT count(*) FROM container") == [(2,)]
+    sink.close()
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_no_slice_is_larger_than_it_may_be(tmp_path: Path) -> None:
+    """Between two looks at the clock at most one slice of each table goes, and being told to stop ends the call."""
+    sink = open_sink(tmp_path, retention_s=3600.0)
+    fill(sink, ticks=400, step_ms=60_000)
+    left = [800]
+
+    def stop_at_once() -> bool:
+        left.append(ask(sink, "SELECT count(*) FROM sample")[0][0])
+        return True
+
+    for _ in range(40):
+        sink.maintain(START_MS + 399 * 60_000, stop_at_once)
+    deleted = [a - b for a, b in pairwise(left)]
+    assert left[-1] == 122
+    assert max(deleted) <= 50
+    assert sum(1 for d in deleted if d) >= 13
+    assert sink.maintenance_interval_s == retention.IDLE_S
+    sink.close()
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_rows_of_one_time_go_together_even_if_they_are_many(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path, retention_s=1.0)
+    fill(sink, ticks=1, step_ms=0, containers=200)
+    sink.maintain(START_MS + HOUR_MS, never)
+    assert ask(sink, "SELECT count(*) FROM sample") == [(0,)]
+    sink.close()
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_oldest_go_when_the_pages_in_use_are_too_many(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path, retention_s=0, retention_bytes=300_000)
+    fill(sink, ticks=4000, step_ms=1000)
+    maintain_to_the_end(sink)
+    assert 200_000 < pages_in_use(sink) <= 300_000
+    ((oldest, newest, count),) = ask(sink, "SELECT min(ts_ms), max(ts_ms), count(*) FROM sample")
+    assert newest == START_MS + 3999 * 1000
+    assert count == 2 * ((newest - oldest) // 1000 + 1), "a hole, or other than the oldest went"
+    ((pages,),) = ask(sink, "PRAGMA page_count")
+    for more in range(1, 5):
+        fill(sink, ticks=4000, step_ms=1000 + more)
+        maintain_to_the_end(sink)
+    assert ask(sink, "PRAGMA page_count")[0][0] < 1.3 * pages, "freed pages are not used again"
+    sink.close()
+
+
+def test_size_bound_below_the_empty_schema_ends(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path, retention_s=0, retention_bytes=1)
+    fill(sink, ticks=20, step_ms=1000)
+    sink.maintain(START_MS, never)
+    assert ask(sink, "SELECT count(*) FROM sample") == [(0,)]
+    assert sink.maintenance_interval_s == retention.IDLE_S
+    sink.close()
+
+
+def test_events_gaps_and_containers_go_with_their_samples(tmp_path: Path) -> None:
+    old, ended, live, gone = (make_container(n) for n in (1, 2, 3, 4))
+    now_ms = START_MS + 10 * HOUR_MS
+    schema = make_schema()
+
+    def sample(c: Container, ts_ms: int) -> Record:
+        return make_batch([make_sample(schema, c.number, ts_ms, cpu_usage_ns=1)], (c,), (schema,))
+
+    first = open_sink(tmp_path, retention_s=3600.0)
+    first.write([gone, sample(gone, START_MS)])
+    first.close()
+    sink = open_sink(tmp_path, retention_s=3600.0)
+    sink.write([old, ended, live, *(sample(c, START_MS) for c in (old, ended, live)), End(1, START_MS + 1, 50)])
+    sink.write([sample(ended, now_ms - 10), End(2, now_ms, 51)])
+    sink.write([Event(START_MS, "oom", 1, {}, 60), Event(now_ms, "oom", 3, {}, 61)])
+    sink.write(
+        [Gap(SOURCE, START_MS, START_MS + 5, "stall", None, None, 70), Gap(SOURCE, START_MS, now_ms, "stall", None, None, 71)]
+    )
+    sink.maintain(now_ms, never)
+    assert ask(sink, "SELECT number FROM container ORDER BY 1") == [(2,), (3,)]
+    assert ask(sink, "SELECT count(*) FROM container_metadata") == ask(sink, "SELECT count(*) FROM container_span") == [(2,)]
+    assert ask(sink, "SELECT row FROM event UNION ALL SELECT row FROM gap ORDER BY 1") == [(61,), (71,)]
+    sink.write([sample(live, now_ms)])
+    assert ask(sink, "SELECT number, ts_ms FROM sample JOIN container ON id = container ORDER BY 1") == [
+        (2, now_ms - 10),
+        (3, now_ms),
+    ]
+    sink.close()
+
+
+def test_maintaining_a_closed_sink_is_harmless(tmp_path: Path) -> None:
+    SqlSink(SqlConfig(state_dir=tmp_path)).maintain(START_MS, never)
