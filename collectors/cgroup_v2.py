@@ -1,0 +1,127 @@
+"""CPU, memory, tasks, pressure and block I/O of each container on a pure cgroup v2 host, from its cgroup directory.
+
+Source: kernel documentation admin-guide/cgroup-v2.rst, accounting/psi.rst. Privileges: none for the files themselves; a
+runtime may close the directory to others. Hosts with v1 controllers belong to `cgroup_v1`, hybrid ones included.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from tidegauge.collectors._block_devices import BlockDevices
+from tidegauge.collectors._cgroup_reader import METRICS, CgroupReader, Disk, File, Place, file
+from tidegauge.collectors._kernel_text import (
+    DeviceNames,
+    Faults,
+    KeyedFile,
+    io_stat_rows,
+    limit_file,
+    number_file,
+    pressure_file,
+)
+from tidegauge.collectors.cgroup_paths import Mode, directory, find_mounts
+from tidegauge.pipeline.plugin import Hierarchy
+from tidegauge.pipeline.records import Container, TableRows
+
+
+class CgroupV2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    sys: Path = Path("/sys")
+    proc: Path = Path("/proc")
+
+
+def cpu_files(faults: Faults) -> tuple[File, ...]:
+    us = 1000
+    keys = {"usage_usec": us, "user_usec": us, "system_usec": us, "nr_periods": 1, "nr_throttled": 1, "throttled_usec": us}
+    return (file("cpu.stat", "cpu_usage_ns", "cpu_throttled_ns", KeyedFile(faults, keys)),)
+
+
+def memory_files(faults: Faults) -> tuple[File, ...]:
+    stat = ("anon", "file", "file_mapped", "active_file", "inactive_file", "pgfault", "pgmajfault")
+    number, limit = number_file(faults), limit_file(faults)
+    return (
+        file("memory.current", "memory_usage_bytes", "memory_usage_bytes", number),
+        file("memory.peak", "memory_max_usage_bytes", "memory_max_usage_bytes", number),
+        file("memory.stat", "memory_rss_bytes", "memory_major_page_faults", KeyedFile(faults, dict.fromkeys(stat, 1))),
+        file("memory.swap.current", "memory_swap_bytes", "memory_swap_bytes", number),
+        file("memory.max", "memory_limit_bytes", "memory_limit_bytes", limit),
+        file("memory.events", "memory_failures", "memory_oom_kills", KeyedFile(faults, {"max": 1, "oom_kill": 1})),
+    )
+
+
+def pids_files(faults: Faults) -> tuple[File, ...]:
+    return (
+        file("pids.current", "pids_current", "pids_current", number_file(faults)),
+        file("pids.max", "pids_limit", "pids_limit", limit_file(faults)),
+    )
+
+
+def pressure_files(faults: Faults, name: str) -> tuple[File, ...]:
+    """`name` has a place for the resource: `{}.pressure` in a cgroup, `{}` in PROC/pressure."""
+    parse = pressure_file(faults)
+    return tuple(
+        file(name.format(what), f"{what}_pressure_some_ns", f"{what}_pressure_full_ns", parse)
+        for what in ("cpu", "memory", "io")
+    )
+
+
+def io_disk(faults: Faults, device_name: DeviceNames) -> Disk:
+    def rows(raws: Sequence[bytes]) -> TableRows:
+        return io_stat_rows(raws[0], device_name, faults) if raws else ()
+
+    return Disk((("io.stat",),), rows)
+
+
+class CgroupV2Collector:
+    """Counters and gauges of the table `sample` (all but the load) and disk_io, for every cgroup and the host.
+
+    Absent on v2: per CPU usage, synchronous and asynchronous I/O. The root has no limits, peaks, failures or task count; its
+    memory usage is anonymous memory plus page cache, its pressure that of /proc/pressure.
+    """
+
+    Config = CgroupV2Config
+    metrics = METRICS
+    tables = ("disk_io",)
+
+    def __init__(self, config: CgroupV2Config) -> None:
+        self._mounts = find_mounts(config.sys, config.proc)
+        self._faults = faults = Faults()
+        pressure = pressure_files(faults, "{}.pressure")
+        self._host_pressure = Place(str(config.proc / "pressure"), pressure_files(faults, "{}"))
+        self._files = (*cpu_files(faults), *memory_files(faults), *pids_files(faults))
+        self._pressure = pressure
+        self._disk = io_disk(faults, BlockDevices(config.sys, config.proc).name)
+
+    @property
+    def absurd_values(self) -> int:
+        """Numbers that could not be: reported as None."""
+        return self._faults.absurd_values
+
+    @property
+    def unreadable_files(self) -> int:
+        """Files that are there and could not be read: their values are None."""
+        return self._faults.unreadable_files
+
+    @property
+    def first_unreadable(self) -> str | None:
+        """The first of them, with the reason."""
+        return self._faults.first_unreadable
+
+    def hierarchies(self) -> tuple[Hierarchy, ...]:
+        """The unified hierarchy on a pure v2 host, () on any other."""
+        return self._mounts.hierarchies() if self._mounts.mode is Mode.V2 else ()
+
+    def reader(self, container: Container) -> CgroupReader | None:
+        """None where v1 controllers are mounted, and for a container that is gone already."""
+        if self._mounts.mode is not Mode.V2:
+            return None
+        assert self._mounts.unified is not None
+        where = directory(self._mounts.unified, container.path)
+        if container.is_host:
+            places = [Place(where, self._files, self._disk), self._host_pressure]
+        else:
+            places = [Place(where, (*self._files, *self._pressure), self._disk)]
+        try:
+            return CgroupReader(places, self._faults, has_percpu=False, usage_from_stat=container.is_host)
+        except FileNotFoundError:
+            return None
