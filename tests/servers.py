@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import urllib3
 from tests.support import need
@@ -43,11 +44,11 @@ class StoreServer:
 
     scheme = "http"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ca_file: Path | None = None) -> None:
         self.folder = folder
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self._http = urllib3.PoolManager(retries=False, cert_reqs="CERT_NONE", timeout=10.0)
+        self._http = urllib3.PoolManager(retries=False, ca_certs=str(ca_file) if ca_file else None, timeout=10.0)
 
     @property
     def url(self) -> str:
@@ -66,17 +67,25 @@ class StoreServer:
             self._process = subprocess.Popen(
                 self.command(), stdout=log, stderr=log, env={**os.environ, **self.environment()}, cwd=self.folder
             )
+        try:
+            self._wait(self._process)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
         end = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
                 if self._http.request("GET", f"{self.url}/ping").status < 500:
                     return
-            except urllib3.exceptions.HTTPError:
-                pass
-            if self._process.poll() is not None or time.monotonic() > end:
+            except urllib3.exceptions.HTTPError as exc:
+                reason = str(exc)
+            else:
+                reason = "it answers with errors"
+            if process.poll() is not None or time.monotonic() > end:
                 text = (self.folder / "server.log").read_text(errors="replace")[-2000:]
-                self.kill()
-                raise AssertionError(f"{self.command()[0]} did not come up:\n{text}")
+                raise AssertionError(f"{process.args!r} did not come up: {reason}\n{text}")
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -111,7 +120,7 @@ class Influxd(StoreServer):
     """InfluxDB 1.x. `tls` is a file with certificate and key; `auth` turns authentication on (create the admin first)."""
 
     def __init__(self, folder: Path, *, tls: Path | None = None, auth: bool = False) -> None:
-        super().__init__(folder)
+        super().__init__(folder, tls)
         self.scheme = "https" if tls else "http"
         self._tls = tls
         self._auth = auth
@@ -130,8 +139,10 @@ class Influxd(StoreServer):
 
     def query(self, q: str, database: str = "", user: str = "", password: str = "") -> list[dict[str, Any]]:
         """Every row of every series of the answer as a mapping of columns and tags, `time` in ms UTC."""
-        fields = {"q": q, "db": database, "epoch": "ms"} | ({"u": user, "p": password} if user else {})
-        answer = self._http.request("POST", f"{self.url}/query", fields=fields, encode_multipart=False)
+        fields = {"q": q, "db": database, "epoch": "ms"}
+        # Credentials count in the address only.
+        credential = "?" + urlencode({"u": user, "p": password}) if user else ""
+        answer = self._http.request("POST", f"{self.url}/query{credential}", fields=fields, encode_multipart=False)
         document = json.loads(answer.data)
         assert answer.status == 200, document
         rows: list[dict[str, Any]] = []
@@ -144,7 +155,7 @@ class Influxd(StoreServer):
 
 
 class VictoriaMetrics(StoreServer):
-    """VictoriaMetrics, single node, with ten years of retention."""
+    """VictoriaMetrics, single node, with ten years of retention; equal points are one, as our documentation asks for."""
 
     def command(self) -> list[str]:
         return [
@@ -152,15 +163,15 @@ class VictoriaMetrics(StoreServer):
             f"-storageDataPath={self.folder}/data",
             f"-httpListenAddr=127.0.0.1:{self.port}",
             "-retentionPeriod=10y",
+            "-dedup.minScrapeInterval=1ms",
             "-memory.allowedBytes=64MB",
         ]
 
     def export(self, match: str) -> list[dict[str, Any]]:
-        """Series that match, each with `metric` (labels and `__name__`), `values` and `timestamps` (ms UTC).
-
-        Duplicates of a repeated write are in it as they were stored.
-        """
+        """Series that match, each with `metric` (labels and `__name__`), `values` and `timestamps` (ms UTC)."""
         self._http.request("GET", f"{self.url}/internal/force_flush")
-        answer = self._http.request("GET", f"{self.url}/api/v1/export", fields={"match[]": match})
+        # Without an end, the export stops at the second that has just passed.
+        fields = {"match[]": match, "start": "0", "end": str(int(time.time()) + 86400)}
+        answer = self._http.request("GET", f"{self.url}/api/v1/export", fields=fields)
         assert answer.status == 200, answer.data
         return [json.loads(line) for line in answer.data.splitlines()]

@@ -1,0 +1,252 @@
+"""Writes samples to InfluxDB 1.x (`/write`), 2.x and what speaks `/api/v2/write` (VictoriaMetrics), as line protocol.
+
+One line a sample with all its fields, and one a row of an instance table (`line_protocol.py`). Events and gaps are the
+measurements `event` and `gap`. Writing the same rows again leaves InfluxDB as it was; VictoriaMetrics keeps equal points
+twice unless started with `-dedup.minScrapeInterval=1ms`. No privileges; needs a network way to the store.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tidegauge.pipeline.errors import ConfigError, PartialWriteError, PermanentError, RetryableError, SinkError
+from tidegauge.pipeline.records import Batch, Event, Gap, Record
+from tidegauge.sinks.influxdb_grid import Grid
+from tidegauge.sinks.influxdb_http import Endpoint, PointsBeyondRetention, Transport, V1Transport, V2Transport, ping
+from tidegauge.sinks.line_protocol import MAX_TS_MS, LineEncoder, NoLine, escape_string, series_key
+
+
+class InfluxdbConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`token` and `password` come from the environment or, with `_file`, from files read at each opening."""
+
+    url: str = "http://127.0.0.1:8086"
+    version: Literal["auto", "1", "2"] = "auto"
+    org: str = "tidegauge"
+    """2.x: organization."""
+    bucket: str = "tidegauge"
+    """2.x: bucket."""
+    token: str = ""
+    token_file: Path | None = None
+    database: str = "tidegauge"
+    """1.x: database."""
+    retention_policy: str = ""
+    """1.x: retention policy to write to; empty: the database's default."""
+    user: str = ""
+    """1.x: user; empty: no credential is sent."""
+    password: str = ""
+    password_file: Path | None = None
+    gzip: bool = False
+    """Worth it when the store is not on this host: a fifth of the bytes, for more CPU than encoding took."""
+    timeout_s: float = 10.0
+    verify_tls: bool = True
+    ca_file: Path | None = None
+    """Certificates to trust instead of the system's."""
+    create: bool = True
+    """Make the database or bucket if it is not there and the store allows it."""
+    retention_s: int | None = None
+    """Retention of what `create` makes; none: for ever."""
+    regular_s: float | None = None
+    """Also write held values at this step, for readers that want even spacing."""
+    host: str = ""
+    """Tag `host` of events and gaps; the program's own setting unless given."""
+
+    def __repr__(self) -> str:
+        secret = ("token", "password")
+        shown = (f"{n}={'***' if n in secret and getattr(self, n) else repr(getattr(self, n))}" for n in self.__struct_fields__)
+        return f"InfluxdbConfig({', '.join(shown)})"
+
+
+class InfluxdbSink:
+    """Idempotent in InfluxDB. Names in tags are those of the frame's container record."""
+
+    Config = InfluxdbConfig
+    takes: tuple[type, ...] = (Batch, Event, Gap)
+    names_wait_s = 2.0
+
+    def __init__(self, config: InfluxdbConfig) -> None:
+        parts = urlsplit(config.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ConfigError(
+                f"sinks.influxdb.url: expected http://HOST:PORT or https://HOST:PORT, got {_no_password(config.url)}"
+            )
+        if parts.username is not None or parts.password is not None:
+            raise ConfigError("sinks.influxdb.url: expected no user or password in it; there are user and password_file")
+        for name, given in (("token", config.token), ("password", config.password)):
+            if given and getattr(config, f"{name}_file") is not None:
+                raise ConfigError(f"sinks.influxdb.{name}_file: expected one of {name} and {name}_file, got both")
+        if config.timeout_s <= 0:
+            raise ConfigError(f"sinks.influxdb.timeout_s: expected more than 0, got {config.timeout_s}")
+        if config.retention_s is not None and config.retention_s < 3600:
+            raise ConfigError(f"sinks.influxdb.retention_s: expected at least 3600, got {config.retention_s}")
+        if config.regular_s is not None and not 0.1 <= config.regular_s <= 86400:
+            raise ConfigError(f"sinks.influxdb.regular_s: expected 0.1 to 86400, got {config.regular_s}")
+        self._config = config
+        self._encoder = LineEncoder()
+        self._transport: Transport | None = None
+        self._grid: Grid | None = None
+
+    def open(self) -> None:
+        """Asks the store what it is and makes the database or bucket. The grid of `regular_s` begins anew."""
+        self.close()
+        transport = self._connect()
+        try:
+            if self._config.create:
+                transport.create(self._config.retention_s)
+        except BaseException:
+            transport.close()
+            raise
+        self._transport = transport
+        self._grid = Grid(self._config.regular_s) if self._config.regular_s is not None else None
+
+    def write(self, records: Sequence[Record]) -> None:
+        """PartialWriteError names the rows that have no line, and those too old for the store's retention."""
+        if self._transport is None:
+            self.open()
+        transport = self._transport
+        assert transport is not None
+        try:
+            lines, rows, rejected = self._encode(records, transport)
+            body = b"\n".join(filter(None, lines))
+            if body:
+                try:
+                    transport.write(body)
+                except PointsBeyondRetention as exc:
+                    too_old = _oldest(lines, rows, exc.dropped)
+                    if too_old is None:
+                        raise
+                    rejected |= dict.fromkeys(too_old, str(exc))
+        except SinkError as exc:
+            if self._grid is not None:
+                self._grid.rollback()
+            if isinstance(exc, RetryableError) and exc.is_config_fault:
+                # The next write reads the secrets again: a token that was exchanged is then taken.
+                self._transport = None
+                transport.close()
+            raise
+        if self._grid is not None:
+            self._grid.commit()
+        if rejected:
+            raise PartialWriteError(f"write to {self._config.url}: {len(rejected)} rows rejected", rejected)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+    def check(self) -> str | None:
+        """None if the store answers a ping, else what is wrong."""
+        try:
+            ping(self._endpoint())
+        except SinkError as exc:
+            return str(exc)
+        return None
+
+    def _connect(self) -> Transport:
+        c = self._config
+        version = c.version
+        if version == "auto":
+            # VictoriaMetrics names no version; its 2.x way takes what its 1.x way takes.
+            version = "1" if ping(self._endpoint()).startswith(("0.", "1.")) else "2"
+        if version == "1":
+            return V1Transport(self._endpoint(c.user, self._secret("password")), c.database, c.retention_policy)
+        return V2Transport(self._endpoint("", self._secret("token")), c.org, c.bucket)
+
+    def _endpoint(self, user: str = "", secret: str = "") -> Endpoint:
+        c = self._config
+        return Endpoint(c.url.rstrip("/"), c.timeout_s, c.gzip, c.verify_tls, c.ca_file, user, secret)
+
+    def _secret(self, name: str) -> str:
+        path: Path | None = getattr(self._config, f"{name}_file")
+        if path is None:
+            secret: str = getattr(self._config, name)
+            return secret
+        try:
+            return path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
+            raise RetryableError(f"{name}_file {path}: {reason}", is_config_fault=True) from None
+
+    def _encode(self, records: Sequence[Record], transport: Transport) -> tuple[list[bytes], list[int], dict[int, str]]:
+        """Lines (b"" where there is none) with the row number of each, and the rows that are rejected."""
+        batches = [r for r in records if isinstance(r, Batch)]
+        if self._grid is not None:
+            self._restore(self._grid, batches, transport)
+        lines: list[bytes] = []
+        rows: list[int] = []
+        rejected: dict[int, str] = {}
+        for record in records:
+            if isinstance(record, Batch):
+                some, bad = self._encoder.encode_batch(record)
+                rejected |= bad
+                lines += some if self._grid is None else self._filled(self._grid, record, some)
+                rows += record.rows
+            elif isinstance(record, Event | Gap):
+                if isinstance(record, Gap) and self._grid is not None:
+                    self._grid.gap(record)
+                try:
+                    lines.append(self._note(record))
+                except NoLine as exc:
+                    rejected[record.row] = str(exc)
+                    lines.append(b"")
+                rows.append(record.row)
+        return lines, rows, rejected
+
+    def _restore(self, grid: Grid, batches: Sequence[Batch], transport: Transport) -> None:
+        spans = grid.unknown(batches)
+        if not spans:
+            return
+        tables = {t.name for b in batches for s in b.schemas.values() for t in s.tables}
+        try:
+            rows = list(transport.read_back(list(spans.values()), ["host", "container", *sorted(tables)]))
+        except PermanentError:
+            rows = []  # VictoriaMetrics has no such query.
+        except RetryableError as exc:
+            if not exc.is_config_fault:
+                raise
+            rows = []  # A credential that may only write; one that is wrong shows in the write.
+        grid.restore(spans, rows, batches)
+
+    def _filled(self, grid: Grid, batch: Batch, lines: Sequence[bytes]) -> Iterator[bytes]:
+        """The lines of the batch, each with those of the grid points before it."""
+        for sample, line in zip(batch.samples, lines, strict=True):
+            if not line:
+                yield line
+                continue
+            container, schema = batch.containers[sample.container], batch.schemas[sample.schema]
+            points = [self._encoder.encode_sample(container, s, point) for s, point in grid.before(container, schema, sample)]
+            yield b"\n".join(filter(None, (*points, line)))
+
+    def _note(self, record: Event | Gap) -> bytes:
+        """The line of an event or gap. The container's number is within its source; the row makes it findable again."""
+        ts_ms = record.from_ms if isinstance(record, Gap) else record.ts_ms
+        if not -MAX_TS_MS <= ts_ms <= MAX_TS_MS:
+            raise NoLine(f"time {ts_ms} ms: expected one within +-{MAX_TS_MS}")
+        tags = {"host": self._config.host}
+        if record.container is not None:
+            tags["container_number"] = str(record.container)
+        fields = b"row=%di" % record.row
+        if isinstance(record, Gap):
+            tags |= {"source": record.source, "reason": record.reason}
+            fields += b",to_ms=%di" % record.to_ms
+            if record.rows is not None:
+                fields += b",rows=%di" % record.rows
+            return series_key("gap", tags) + b" " + fields + b" %d" % ts_ms
+        details = msgspec.json.encode(record.details, order="deterministic").decode()
+        tags["kind"] = record.kind
+        return series_key("event", tags) + b" " + fields + b",details=" + escape_string(details) + b" %d" % ts_ms
+
+
+def _oldest(lines: Sequence[bytes], rows: Sequence[int], dropped: int) -> list[int] | None:
+    """Rows whose last line is among the `dropped` oldest of all lines; None if these do not end between two times."""
+    times = sorted(int(one.rpartition(b" ")[2]) for line in lines if line for one in line.split(b"\n"))
+    if not 0 < dropped <= len(times) or (dropped < len(times) and times[dropped] == times[dropped - 1]):
+        return None
+    newest = times[dropped - 1]
+    return [row for row, line in zip(rows, lines, strict=True) if line and int(line.rpartition(b" ")[2]) <= newest]
+
+
+def _no_password(url: str) -> str:
+    return repr(url.rpartition("@")[2])
