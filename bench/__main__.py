@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.report import Section, machine, markdown
 
-BENCHES = ("collect", "encode", "sql", "journal", "fanout")
+BENCHES = ("collect", "program", "encode", "sql", "journal", "fanout")
 PAGE = Path(__file__).parent.parent / "docs/performance.md"
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
 

@@ -1,6 +1,8 @@
 /* One process of a benchmark's cgroup: joins the cgroups named, then sleeps, or works a little each 100 ms.
  *
- * usage: cell SCRATCH CGROUP_DIR...
+ * usage: cell own|host SCRATCH CGROUP_DIR...
+ *
+ * `own` gives it a network namespace of its own.
  *
  * SIGUSR1 makes it busy, SIGUSR2 idle again. Busy: each 100 ms about 20 us of CPU and 64 KiB mapped, touched and given back,
  * and each 5 s 4 KiB written to a file in the folder SCRATCH and synced, so that the CPU, memory and block counters move,
@@ -9,6 +11,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,12 +60,13 @@ static void work(unsigned long tick, int file) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 3) return 2;
+    if (argc < 4) return 2;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    for (int i = 2; i < argc; i++)
+    for (int i = 3; i < argc; i++)
         if (!join(argv[i])) return 3;
+    if (!strcmp(argv[1], "own") && unshare(CLONE_NEWNET)) perror("unshare");
     char path[4096];
-    snprintf(path, sizeof path, "%s/cell.%d", argv[1], (int)getpid());
+    snprintf(path, sizeof path, "%s/cell.%d", argv[2], (int)getpid());
     int file = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
     if (file >= 0) unlink(path);
     write_block(file); /* as every real container has read or written something: its block counters have entries */

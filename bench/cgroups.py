@@ -32,10 +32,12 @@ def hierarchies() -> list[Path]:
 class Cgroups:
     """`count` cgroups with a process each; a context manager that takes them away."""
 
-    def __init__(self, count: int, folder: Path) -> None:
+    def __init__(self, count: int, folder: Path, *, has_network: bool = False) -> None:
+        """`has_network`: each has a network namespace of its own."""
         self.paths: Sequence[str] = [f"/{TOP}/c{i:04d}" for i in range(count)]
         self.pids: list[int] = []
         self._folder = folder
+        self._has_network = has_network
         self._processes: list[subprocess.Popen[bytes]] = []
         self._roots = hierarchies()
         self._is_v2 = self._roots == [_CGROUP]
@@ -72,11 +74,12 @@ class Cgroups:
         # Since Linux 6.10 the v1 counters of block I/O exist only on a disk with a limit: here one that nothing reaches.
         disk = os.stat(self._folder).st_dev
         _try_write(_CGROUP / "blkio" / TOP / _V1_LIMIT, f"{os.major(disk)}:{os.minor(disk)} {1 << 50}")
+        network = "own" if self._has_network else "host"
         for path in self.paths:
             places = [f"{root}{path}" for root in self._roots]
             for place in places:
                 os.mkdir(place)
-            process = subprocess.Popen([cell, str(self._folder), *places], stdout=subprocess.PIPE)
+            process = subprocess.Popen([cell, network, str(self._folder), *places], stdout=subprocess.PIPE)
             self._processes.append(process)
             self.pids.append(process.pid)
         for process in self._processes:

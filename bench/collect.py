@@ -5,16 +5,15 @@ Both keep running beside each other and are asked in turn, so that a repeat comp
 
 import os
 import resource
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from bench.cgroups import Cgroups
-from bench.native import Limit, Wanted, kind_of
+from bench.native import Limit, Measuring, Wanted, kind_of
 from bench.report import Row, Section, ratio
 from tidegauge.pipeline.records import Container
 
@@ -71,48 +70,20 @@ def files_of(path: str) -> list[str]:
     return [file for file in kept if f"{path}/" in file]
 
 
-def wanted(paths: list[str]) -> Iterator[Wanted]:
-    """What the C program is to read: the same files as the readers of these containers."""
+def wanted(paths: Sequence[str], pids: Sequence[int] = ()) -> Iterator[Wanted]:
+    """What the C program is to read: the same files as the readers of these containers, and net/dev where pids are given."""
     for i, path in enumerate(paths):
         for file in files_of(path):
             yield Wanted(i, kind_of(file), "k", file)
+    for i, pid in enumerate(pids):
+        yield Wanted(i, "d", "k", f"/proc/{pid}/net/dev")
 
 
-class Worker:
+class Worker(Measuring):
     """This module as a process of its own that holds the readers and measures on demand, as `Limit` does."""
 
-    def __init__(self, what: str, paths: list[str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.collect", what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdin is not None
-        self._process.stdin.write(" ".join(paths) + "\n")
-        self._process.stdin.flush()
-        self._answer()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(20)
-        self._process.stdout.close()
-
-    def measure(self, rounds: int, pace_ms: int) -> float:
-        """CPU microseconds of one round over all containers, mean of `rounds`, after one that does not count."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{rounds} {pace_ms}\n")
-        self._process.stdin.flush()
-        return float(self._answer())
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the worker ended with status {self._process.wait(20)}")
-        return line
+    def __init__(self, what: str, paths: Sequence[str]) -> None:
+        super().__init__([sys.executable, "-m", "bench.collect", what], " ".join(paths) + "\n")
 
 
 def serve(what: str) -> None:
@@ -136,7 +107,7 @@ def serve(what: str) -> None:
             due += pace_ms / 1000
             if number < rounds:
                 time.sleep(max(0.0, due - time.monotonic()))
-        print(used / 1000 / rounds, flush=True)
+        print(used, flush=True)
 
 
 def run(folder: Path, counts: tuple[int, ...] = (100, 300, 1000), rounds: int = 4, repeats: int = 3) -> list[Section]:
@@ -170,7 +141,25 @@ def run(folder: Path, counts: tuple[int, ...] = (100, 300, 1000), rounds: int = 
     few, many = min(counts), max(counts)
     if few != many:
         rows.append(ratio(f"flat, 3 % busy: readers at {many} / at {few}", ours_at[many], ours_at[few], "at most 1.1", 1.1))
+    rows += _network(folder, 300, rounds, repeats)
     return [Section("Collection alone, CPU of one container-sample at 1 Hz", rows)]
+
+
+def _network(folder: Path, count: int, rounds: int, repeats: int) -> list[Row]:
+    """net/dev, which is opened for each reading, since a descriptor that is kept would keep the namespace."""
+    with Cgroups(count, folder, has_network=True) as group, ExitStack() as stack:
+        files = [Wanted(i, "d", "o", f"/proc/{pid}/net/dev") for i, pid in enumerate(group.pids)]
+        limit = stack.enter_context(Limit(files, folder))
+        worker = stack.enter_context(Worker("netdev", group.paths))
+        ours, theirs = [], []
+        for _ in range(repeats):
+            theirs.append(limit.measure(rounds, PACE_MS) / count)
+            ours.append(worker.measure(rounds, PACE_MS) / count)
+    return [
+        Row(f"net/dev of {count}: C, opened each time", "us", tuple(theirs)),
+        Row(f"net/dev of {count}: readers", "us", tuple(ours)),
+        ratio(f"net/dev of {count}: readers / C", ours, theirs),
+    ]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -45,37 +45,40 @@ def kind_of(path: str) -> str:
     return _KINDS.get(name, "n")
 
 
-class Limit:
-    """The C program over a list of files, ready to measure."""
+class Measuring:
+    """A process that says `ready`, and then answers each line `ROUNDS PACE_MS` with what it found. A context manager."""
 
-    def __init__(self, files: Iterable[Wanted], folder: Path) -> None:
-        listing = folder / f"files.{os.getpid()}.{id(self)}"
-        listing.write_text("".join(f"{f.container} {f.kind} {f.how} {f.path}\n" for f in files))
-        self._process = subprocess.Popen(
-            [str(build("limit", folder)), str(listing)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._answer()
+    def __init__(self, command: Sequence[str], given: str = "") -> None:
+        """`given` is the first line that it reads. RuntimeError if it ends instead of being ready."""
+        self._name = os.path.basename(command[0])
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._ask(given)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(10)
-        self._process.stdout.close()
+        self._process.communicate(timeout=20)
 
     def measure(self, rounds: int, pace_ms: int) -> float:
-        """CPU microseconds of one round over all files, mean of `rounds`, after one that does not count."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{rounds} {pace_ms}\n")
-        self._process.stdin.flush()
-        return int(self._answer().split()[0]) / 1000 / rounds
+        """CPU microseconds of one round, mean of `rounds`, after one that does not count."""
+        return float(self._ask(f"{rounds} {pace_ms}\n").split()[0]) / 1000 / rounds
 
-    def _answer(self) -> str:
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin is not None
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"limit ended with status {self._process.wait(10)}")
-        return line
+        self._process.stdin.write(line)
+        self._process.stdin.flush()
+        if answer := self._process.stdout.readline():
+            return answer
+        self._process.communicate(timeout=20)
+        raise RuntimeError(f"{self._name} ended with status {self._process.returncode}")
+
+
+class Limit(Measuring):
+    """The C program over a list of files, ready to measure."""
+
+    def __init__(self, files: Iterable[Wanted], folder: Path) -> None:
+        listing = folder / f"files.{os.getpid()}.{id(self)}"
+        listing.write_text("".join(f"{f.container} {f.kind} {f.how} {f.path}\n" for f in files))
+        super().__init__([str(build("limit", folder)), str(listing)])
