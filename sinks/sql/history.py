@@ -27,7 +27,10 @@ ORDER BY epoch DESC, id DESC
 
 
 class SqlHistory:
-    """A HistoryReader over one file. Values that are NULL are left out; sqlalchemy.exc.DBAPIError if it cannot be read."""
+    """A HistoryReader over one file. Values that are NULL are left out, and so are `pairs` of containers, which are not stored.
+
+    Raises sqlalchemy.exc.DBAPIError if the file is not there or cannot be read.
+    """
 
     def __init__(self, path: Path, busy_timeout_s: float = 5.0) -> None:
         self._engine = reading_engine(path, busy_timeout_s)

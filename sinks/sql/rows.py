@@ -77,6 +77,11 @@ class Plan:
                     if rows:
                         plan.add(s.ts_ms, id_, rows, self.custom.rows)
 
+    def clear(self) -> None:
+        """Lets go of the rows gathered so far."""
+        for insert in self.inserts:
+            insert.rows.clear()
+
 
 class _TablePlan:
     """Where the values of one instance table go."""

@@ -160,9 +160,6 @@ class SqlSink:
 
     def _store(self, conn: sa.Connection, records: Sequence[Record]) -> int:
         """Everything of one write, inside its transaction. Returns the number of conflicts."""
-        for plan in self._plans.values():
-            for insert in plan.inserts:
-                insert.rows.clear()
         spans: dict[int, tuple[int, int]] = {}
         others: list[Insert] = []
         for record in records:
@@ -179,6 +176,8 @@ class SqlSink:
                 others.append(self._event(conn, record) if isinstance(record, Event) else self._gap(conn, record))
         inserts: Iterable[Insert] = (i for plan in self._plans.values() for i in plan.inserts if i.rows)
         conflicts = sum(_insert(conn, insert) for insert in [*inserts, *others])
+        for plan in self._plans.values():
+            plan.clear()
         if spans:
             conn.exec_driver_sql(_SPAN, [(id_, first, last) for id_, (first, last) in spans.items()])
         return conflicts

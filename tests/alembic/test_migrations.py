@@ -1,6 +1,7 @@
 """Migrations: the same tables as the program's, resumable, found in the package, and no package `alembic` of our own."""
 
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -112,6 +113,25 @@ def test_upgrade_killed_half_way_is_done_by_the_next(tmp_path: Path, after: int)
     sink.close()
     assert migrate.current(url) == migrate.head()
     assert set(schema_of(tmp_path / "a.db")) >= set(metadata.tables)
+
+
+def test_second_migration_that_fails_undoes_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All migrations of one upgrade are one transaction; what is there afterwards is the old schema, and a retry works."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(ROOT / "alembic", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    second = folder / "versions" / "0002_more.py"
+    head = 'import sqlalchemy as sa\nfrom alembic import op\nrevision = "0002"\ndown_revision = "0001"\n'
+    body = 'def upgrade():\n    op.add_column("sample", sa.Column("more", sa.BigInteger))\n'
+    second.write_text(head + body + '    op.execute("DROP TABLE not_there")\n')
+    monkeypatch.setattr(migrate, "migrations", lambda: folder)
+    with pytest.raises(sa.exc.OperationalError, match="not_there"):
+        migrate.upgrade(url_of(tmp_path))
+    assert migrate.current(url_of(tmp_path)) is None
+    assert schema_of(tmp_path / "a.db") == {}
+    second.write_text(head + body)
+    migrate.upgrade(url_of(tmp_path))
+    assert migrate.current(url_of(tmp_path)) == "0002"
+    assert "more BIGINT" in schema_of(tmp_path / "a.db")["sample"]
 
 
 def test_two_upgrades_at_once(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ def statements() -> list[str]:
     return re.findall(r"```sql\n(.*?)```", (DOCS / "sinks" / "sql.md").read_text(), re.DOTALL)
 
 
-def ask(sink: SqlSink, word: str, now: str) -> list[tuple[Any, ...]]:
+def ask(sink: SqlSink, word: str, now: str, limit: int = 1) -> list[tuple[Any, ...]]:
     (sql,) = (s for s in statements() if word in s)
+    sql = sql.replace("LIMIT 1", f"LIMIT {limit}")
     conn = sqlite3.connect(sink.path)
     try:
         return conn.execute(sql.replace("'now'", f"'{now}'")).fetchall()
@@ -56,6 +57,8 @@ def test_most_memory_last_tuesday(tmp_path: Path) -> None:
     sink.write([make_batch(samples, (host, outer, web, db, again), (SCHEMA,))])
     for now in ("2023-11-15 00:00:00", "2023-11-20 12:00:00", "2023-11-21 12:00:00"):
         assert ask(sink, "peak_mib", now) == [("web", "host-a", 401.0, "2023-11-14 23:59:59")], now
+    ranking = ask(sink, "peak_mib", "2023-11-20 12:00:00", limit=9)
+    assert [(name, mib) for name, _, mib, _ in ranking] == [("web", 401.0), ("/pod/db", 399.0)]
     assert ask(sink, "peak_mib", "2023-11-22 12:00:00") == []
     sink.close()
 
@@ -84,6 +87,8 @@ def test_cpu_rates_respect_closing_samples_epochs_resets_and_gaps(tmp_path: Path
         cpu(1, 125, 9.25),
         cpu(2, 90, 500),  # another epoch: no step from the first
         cpu(2, 91, 500.5),
+        cpu(3, 0, 0),
+        cpu(3, 1, 0.5),
         cpu(3, 123, 1),
         cpu(3, 124, 2),  # the gap is not this agent's
     ]
@@ -95,6 +100,7 @@ def test_cpu_rates_respect_closing_samples_epochs_resets_and_gaps(tmp_path: Path
     )
     rows = ask(sink, "AS cores", "2023-11-15 10:10:00")
     assert [(path, (a - start) / 1000, (b - start) / 1000, cores) for path, a, b, cores in rows] == [
+        ("/other", 0, 1, 0.5),
         ("/other", 123, 124, 1.0),
         ("/web", 0, 2, 0.5),
         ("/web", 2, 50, 0.0),
@@ -107,7 +113,8 @@ def test_cpu_rates_respect_closing_samples_epochs_resets_and_gaps(tmp_path: Path
     sink.write([Gap(SOURCE, start + 500, start + 1000, "suspend", None, None, 100)])
     paths = [(path, (b - start) // 1000) for path, _, b, _ in ask(sink, "AS cores", "2023-11-15 10:10:00")]
     assert ("/web", 2) not in paths
-    assert len(paths) == 7
+    assert ("/other", 1) in paths
+    assert len(paths) == 8
     sink.close()
 
 
