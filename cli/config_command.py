@@ -47,17 +47,17 @@ def example(config_file: Path | None, state_dir: Path | None, assignments: tuple
 
 def effective(config: Config, *, every_sink: bool = False) -> dict[str, Any]:
     """The configuration as a plain mapping with the defaults of every plug-in that runs (or of every sink)."""
-    out: dict[str, Any] = msgspec.to_builtins(config, builtin_types=(Path,), str_keys=True)
+    out: dict[str, Any] = msgspec.to_builtins(config, enc_hook=str)
     tables = configuration.sink_tables(config)
     if every_sink:
         tables = {name: tables.get(name, {}) for name in registry.available(registry.SINKS)}
     out["sinks"] = {}
     for name, table in sorted(tables.items()):
         _, options, own = configuration.split_sink(name, table, config)
-        values = msgspec.to_builtins(own, builtin_types=(Path,)) | msgspec.to_builtins(options)
+        values = msgspec.to_builtins(own, enc_hook=str) | msgspec.to_builtins(options)
         out["sinks"][name] = {k: "***" if k in SECRET_KEYS and v else v for k, v in values.items()}
     out["collectors"] = {}
     for name, table in configuration.collector_tables(config).items():
         own = registry.configure(registry.load(registry.COLLECTORS, name), f"collectors.{name}", table, config.settings)
-        out["collectors"][name] = {"enabled": True} | msgspec.to_builtins(own, builtin_types=(Path,))
+        out["collectors"][name] = {"enabled": True} | msgspec.to_builtins(own, enc_hook=str)
     return out

@@ -55,7 +55,7 @@ def command(
 
 
 def _run(config: Config, read: Callable[[], Config]) -> int:
-    ids = server_ids(config.server_user)
+    ids = server_ids(config.server_user, config.state_dir)
     state = StateDir(config.state_dir)
     state.prepare(ids)
     state.lock()

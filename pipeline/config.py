@@ -17,7 +17,7 @@ import msgspec
 
 from tidegauge.pipeline import registry
 from tidegauge.pipeline.errors import ConfigError
-from tidegauge.pipeline.journal.config import JournalConfig
+from tidegauge.pipeline.journal import JournalConfig
 from tidegauge.pipeline.options import RunnerOptions
 from tidegauge.pipeline.sampler_config import SamplerConfig
 

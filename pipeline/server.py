@@ -14,12 +14,13 @@ from typing import Any
 from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.errors import ConfigError
+from tidegauge.pipeline.log_end import LogEnd
 from tidegauge.pipeline.messages import Answer, Channel, LogMoved, Needed, Request, SamplerCounters
 from tidegauge.pipeline.plugin import HistoryReader
 from tidegauge.pipeline.records import Container
-from tidegauge.pipeline.sink_runner import LogEnd, SinkRunner
+from tidegauge.pipeline.sink_runner import SinkRunner
 from tidegauge.pipeline.state import StateDir
-from tidegauge.pipeline.telemetry import Family, by, one
+from tidegauge.pipeline.telemetry import Family, Point, by, one
 from tidegauge.pipeline.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -121,20 +122,19 @@ class Server:
             now = time.monotonic()
             if now - tell_s >= _TELL_EVERY_S:
                 tell_s = now
-                if (needed := self._needed()) is not ...:
-                    self._channel.send(Needed(needed))
+                if (needed := self._needed()) is not None:
+                    self._channel.send(needed)
 
-    def _needed(self) -> "int | None | Any":
-        """Lowest row that a lasting cursor needs; Ellipsis while a runner does not know yet."""
+    def _needed(self) -> Needed | None:
+        """What to tell the sampler; None while a runner does not know its row yet."""
         rows = []
         for runner in self._running():
-            if not runner.cursor_lasts:
-                continue
-            row = runner.needed_row()
-            if row is None:
-                return ...
-            rows.append(row)
-        return min(rows, default=None)
+            if runner.cursor_lasts:
+                row = runner.needed_row()
+                if row is None:
+                    return None
+                rows.append(row)
+        return Needed(min(rows, default=None))
 
     def ask(self, kind: str, arguments: Mapping[str, Any], timeout_s: float = 5.0) -> Any:
         """The sampler's answer to a request. TimeoutError if none comes, RuntimeError with its text if it refuses."""
@@ -220,7 +220,7 @@ class Server:
 
     def _own_families(self) -> Iterator[Family]:
         times = os.times()
-        yield Family("tidegauge_build_info", "gauge", "Version that runs; always 1.", [({"version": VERSION}, 1)])
+        yield Family("tidegauge_build_info", "gauge", "Version that runs; always 1.", [Point({"version": VERSION}, 1)])
         yield by(
             "tidegauge_process_restarts_total",
             "counter",
@@ -256,7 +256,7 @@ class Server:
             "tidegauge_sink_dropped_rows_total",
             "counter",
             "Rows lost to a bound or to damage; each loss is under a gap record.",
-            [({"sink": n, "reason": why}, rows) for n, a in accounts.items() for why, rows in sorted(a.dropped.items())],
+            [Point({"sink": n, "reason": why}, rows) for n, a in accounts.items() for why, rows in sorted(a.dropped.items())],
         )
         counters = {r.name: r.counters() for r in runners}
         for key, kind, help in (
@@ -276,35 +276,49 @@ class Server:
         )
 
 
-_SAMPLER_FAMILIES = (
-    ("ticks", "counter", "Ticks served."),
-    ("late_ticks", "counter", "Ticks that began more than half a base interval late."),
-    ("samples", "counter", "Samples made."),
-    ("closing_samples", "counter", "Closing samples made at the end of an idle span."),
-    ("probes", "counter", "Probes of idle containers."),
-    ("overflows", "counter", "Batches lost because the journal did not keep up; each is under a gap record."),
-    ("absurd_values", "counter", "Values beyond 64 bit signed, stored as absent."),
-    ("collection_cpu_seconds", "counter", "CPU time of the sampling thread."),
-    ("lateness_p50_seconds", "gauge", "Median lateness of the last ticks."),
-    ("lateness_p99_seconds", "gauge", "Lateness that 99 % of the last ticks stayed under."),
-    ("lateness_max_seconds", "gauge", "Greatest lateness of the last ticks."),
-    ("greatest_blindness_seconds", "gauge", "Longest time for which an idle container is not looked at."),
-    ("containers", "gauge", "Containers that are sampled, the host included."),
-    ("descriptors", "gauge", "Files that readers keep open."),
-    ("clock_steps", "counter", "Steps of the wall clock."),
-    ("journal_bytes", "gauge", "Size of the journal on disk."),
-    ("journal_segments", "gauge", "Segments of the journal."),
-    ("journal_oldest_age_seconds", "gauge", "Age of the oldest row in the journal."),
-    ("journal_overwritten_unread", "counter", "Segments used again before every sink had read them."),
-    ("journal_append_errors", "counter", "Appends or syncs that the disk refused at first."),
-)
+_COUNTERS: Mapping[str, str] = {
+    "ticks": "Ticks served.",
+    "late_ticks": "Ticks that began more than 50 ms late.",
+    "missed_ticks": "Ticks left out because an earlier one took too long.",
+    "samples": "Samples made.",
+    "closing_samples": "Closing samples made at the end of an idle span.",
+    "probes": "Looks at the CPU counter of idle containers.",
+    "collection_cpu_seconds": "CPU time of the sampling thread.",
+    "probe_cpu_seconds": "CPU time spent looking at idle containers.",
+    "overflows": "Ticks whose samples were lost because the journal did not keep up; each is under a gap record.",
+    "overflow_rows": "Samples lost in such ticks.",
+    "absurd_values": "Values that no reader of 64 bit numbers could take, stored as absent.",
+    "clock_steps": "Steps of the wall clock.",
+    "journal_overwritten_unread_segments": "Segments used again before every sink had read them.",
+    "journal_overwritten_unread_rows": "Rows in such segments.",
+    "journal_append_errors": "Appends that the disk refused.",
+    "journal_sync_errors": "Syncs that the disk refused.",
+}
+_GAUGES: Mapping[str, str] = {
+    "lateness_p50_seconds": "Median lateness of the last ticks.",
+    "lateness_p99_seconds": "Lateness that 99 % of the last ticks stayed within.",
+    "lateness_max_seconds": "Greatest lateness of the last ticks.",
+    "greatest_blindness_seconds": "Longest time for which an idle container was not looked at.",
+    "probe_period_ticks": "Idle containers are looked at each so many ticks.",
+    "containers": "Containers that are sampled, the host included.",
+    "idle_containers": "Containers that are only looked at.",
+    "descriptors": "Files that readers keep open.",
+    "journal_bytes": "Size of the journal on disk.",
+    "journal_segments": "Segments of the journal.",
+    "journal_oldest_age_seconds": "Age of the oldest row in the journal.",
+}
+_COUNTERS_BY: Mapping[str, tuple[str, str]] = {
+    "collect_errors": ("collector", "Readings that failed."),
+    "job_runs": ("job", "Runs of coarse jobs."),
+    "job_failures": ("job", "Runs of coarse jobs that failed."),
+    "job_skipped": ("job", "Coarse jobs that were due while they still ran."),
+}
 
 
 def _sampler_families(values: Mapping[str, Any]) -> Iterator[Family]:
-    for key, kind, help in _SAMPLER_FAMILIES:
-        if key in values:
-            area = "" if key.startswith("journal_") else "sampler_"
-            suffix = "_total" if kind == "counter" else ""
-            yield one(f"tidegauge_{area}{key}{suffix}", kind, help, values[key])
-    if errors := values.get("collect_errors"):
-        yield by("tidegauge_collect_errors_total", "counter", "Readings that failed.", "collector", errors)
+    for key, help in _COUNTERS.items():
+        yield one(f"tidegauge_{key}_total", "counter", help, values.get(key))
+    for key, help in _GAUGES.items():
+        yield one(f"tidegauge_{key}", "gauge", help, values.get(key))
+    for key, (label, help) in _COUNTERS_BY.items():
+        yield by(f"tidegauge_{key}_total", "counter", help, label, values.get(key) or {})

@@ -8,22 +8,43 @@ Not started as root, one user owns all of it.
 """
 
 import fcntl
+import logging
 import os
 import pwd
 import uuid
 from pathlib import Path
 
+import msgspec
+
 from tidegauge.pipeline.errors import ConfigError, TidegaugeError
+
+log = logging.getLogger(__name__)
 
 
 class StateLocked(TidegaugeError):
     """Another agent runs on this state folder."""
 
 
-def server_ids(user: str) -> tuple[int, int] | None:
-    """(uid, gid) of the server process, or None when not root: then nothing is dropped. Falls back to `nobody`."""
+def server_ids(user: str, root: Path) -> tuple[int, int] | None:
+    """(uid, gid) of the server process, falling back to `nobody`; None: it runs as who started the program.
+
+    So it does when that is not root; and, with a warning, when that user could not even reach what it must read.
+    """
     if os.geteuid() != 0:
         return None
+    ids = _ids_of(user)
+    if (path := unreachable(ids, root)) is not None:
+        log.warning(
+            "user %s cannot reach %s: the server process keeps the rights of root; "
+            "have the installation below /opt or /usr and the state below /var/lib to run it without them",
+            pwd.getpwuid(ids[0]).pw_name,
+            path,
+        )
+        return None
+    return ids
+
+
+def _ids_of(user: str) -> tuple[int, int]:
     for name in (user, "nobody"):
         try:
             entry = pwd.getpwnam(name)
@@ -31,6 +52,27 @@ def server_ids(user: str) -> tuple[int, int] | None:
             continue
         return entry.pw_uid, entry.pw_gid
     raise ConfigError(f"server_user: expected a user of this host, got {user!r}, and there is no user nobody")
+
+
+def unreachable(ids: tuple[int, int], root: Path) -> Path | None:
+    """What that user must reach and cannot, or None: this installation, or the way to the state folder.
+
+    A clone or a folder below /root is such a place. Asked in a short-lived process.
+    """
+    existing = next(p for p in (root, *root.parents) if p.exists())
+    needed = [Path(os.__file__), Path(msgspec.__file__), Path(__file__), existing if existing != root else root.parent]
+    pid = os.fork()
+    if pid == 0:
+        code = 255
+        try:
+            drop_to(ids)
+            code = next((i for i, p in enumerate(needed) if not os.access(p, os.X_OK if p.is_dir() else os.R_OK)), 254)
+        except OSError:
+            code = len(needed) - 1
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return None if code == 254 else needed[min(code, len(needed) - 1)]
 
 
 def drop_to(ids: tuple[int, int] | None) -> None:

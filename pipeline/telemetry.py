@@ -4,13 +4,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 
+class Point(NamedTuple):
+    """One line of a family. None is left out."""
+
+    labels: Mapping[str, str]
+    value: float | int | None
+
+
 class Family(NamedTuple):
-    """One metric of the program itself. `samples` are (labels, value); a value of None is left out."""
+    """One metric of the program itself."""
 
     name: str
     kind: str
     help: str
-    samples: Sequence[tuple[Mapping[str, str], float | int | None]]
+    samples: Sequence[Point]
 
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
@@ -18,19 +25,19 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
 
 def one(name: str, kind: str, help: str, value: float | int | None) -> Family:
     """A family with a single sample without labels."""
-    return Family(name, kind, help, [({}, value)])
+    return Family(name, kind, help, [Point({}, value)])
 
 
 def by(name: str, kind: str, help: str, label: str, values: Mapping[str, float | int]) -> Family:
     """A family with one sample for each value of one label, in order of the label values."""
-    return Family(name, kind, help, [({label: k}, values[k]) for k in sorted(values)])
+    return Family(name, kind, help, [Point({label: k}, values[k]) for k in sorted(values)])
 
 
 def render(families: Iterable[Family]) -> str:
     """The page. Families without a value are left out; label values are escaped."""
     lines: list[str] = []
     for family in families:
-        rows = [(labels, value) for labels, value in family.samples if value is not None]
+        rows = [point for point in family.samples if point.value is not None]
         if not rows:
             continue
         text = family.help.replace("\\", "\\\\").replace("\n", "\\n")

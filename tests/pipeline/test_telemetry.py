@@ -1,6 +1,6 @@
 """Exposition of the program's own counters."""
 
-from tidegauge.pipeline.telemetry import Family, by, one, render
+from tidegauge.pipeline.telemetry import Family, Point, by, one, render
 
 
 def test_labels_and_help_are_escaped_and_families_without_values_left_out() -> None:
@@ -9,7 +9,7 @@ def test_labels_and_help_are_escaped_and_families_without_values_left_out() -> N
             one("a_total", "counter", "Says \\ and\nmore.", 3),
             one("gone", "gauge", "Nothing.", None),
             by("b", "gauge", "By name.", "name", {"y": 0.5, 'x"\\\n': 1}),
-            Family("c", "gauge", "Two labels.", [({"k": "1", "l": "2"}, 7)]),
+            Family("c", "gauge", "Two labels.", [Point({"k": "1", "l": "2"}, 7)]),
         ]
     )
     assert page == (

@@ -1,0 +1,161 @@
+"""The sampler process: privileged where it must be; reads the kernel and writes the journal, nothing else."""
+
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tidegauge.pipeline import collecting, logs, sampling
+from tidegauge.pipeline.config import Config
+from tidegauge.pipeline.errors import TidegaugeError
+from tidegauge.pipeline.identity import Origin, live_containers
+from tidegauge.pipeline.journal import JournalStats, JournalWriter
+from tidegauge.pipeline.log_thread import Heads, LogThread
+from tidegauge.pipeline.messages import Answer, Channel, LogMoved, Needed, Request, SamplerCounters
+from tidegauge.pipeline.sampler import Sampler
+from tidegauge.pipeline.schedule import Schedule
+from tidegauge.pipeline.state import StateDir, boot_id
+from tidegauge.pipeline.supervisor import Start, exit_with_parent
+
+log = logging.getLogger(__name__)
+
+_STOP_LOG_WITHIN_S = 1.5
+_COUNTERS_EVERY_S = 1.0
+_STATS_EVERY_S = 1.0
+
+
+class JournalLink:
+    """What passes between the journal thread and the channel.
+
+    `moved` is called in the journal thread; the writer is touched by that thread alone.
+    """
+
+    def __init__(self, writer: JournalWriter, channel: Channel) -> None:
+        self._writer = writer
+        self._channel = channel
+        self._needed: int | None = None
+        self._is_needed_fresh = False
+        self._stats_s = 0.0
+        self.stats: JournalStats = writer.stats()
+
+    def needed(self, row: int | None) -> None:
+        """From the channel's thread; taken over at the next append."""
+        self._needed = row
+        self._is_needed_fresh = True
+
+    def moved(self) -> None:
+        if self._is_needed_fresh:
+            self._is_needed_fresh = False
+            self._writer.set_needed(self._needed)
+        now = time.monotonic()
+        if now - self._stats_s >= _STATS_EVERY_S:
+            self._stats_s = now
+            self.stats = self._writer.stats()
+        self.tell()
+
+    def tell(self) -> None:
+        """Tells the server how far the log may be read. Any thread."""
+        self._channel.send(LogMoved(self._writer.appended_row, self._writer.synced_row, self._writer.accepted))
+
+
+def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, source: str) -> int:
+    """Runs until SIGTERM or the end of the parent."""
+    config = read()
+    logs.configure("sampler", config.log.level, config.log.format)
+    collectors, catalogue = collecting.build(config)
+    heads = Heads()
+    writer = JournalWriter(StateDir(config.state_dir).journal, config.journal, heads.frames)
+    found = writer.open()
+    if found.lost_rows or found.damaged:
+        log.warning("the journal is damaged at its end: %d places, %d rows known to be lost", found.damaged, found.lost_rows)
+    known = live_containers((frame.type, frame.payload) for frame in found.frames)
+    heads.begin(known)
+    channel = Channel(channel_end)
+    link = JournalLink(writer, channel)
+    journal = LogThread(writer, heads, config.journal.sync_interval_s, on_append=link.moved)
+    origin = Origin(source, config.host, boot_id(config.roots.proc))
+    sampler = Sampler(config.sampler, collectors, catalogue, origin, journal, known=known, last_time_ms=found.last_time_ms)
+    schedule = Schedule()
+    sampling.add_jobs(schedule, sampler, config.sampler)
+    todo = {"reload": False}
+
+    def on_signal(signum: int, frame: object) -> None:
+        if signum == signal.SIGHUP:
+            todo["reload"] = True
+        else:
+            sampler.stop()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, on_signal)
+    exit_with_parent(start.parent_fd, sampler.stop)
+
+    def counters() -> Mapping[str, Any]:
+        return {
+            **sampler.counters(),
+            **schedule.counters(),
+            **_journal_counters(link.stats),
+            "restarts": start.restarts,
+            "pid": os.getpid(),
+            "process_cpu_s": round(sum(os.times()[:2]), 3),
+        }
+
+    def reload() -> None:
+        try:
+            fresh = read()
+        except TidegaugeError as exc:
+            log.error("the configuration is not taken: %s", exc)
+            return
+        logs.configure("sampler", fresh.log.level, fresh.log.format)
+        sampling.reload(schedule, sampler, fresh.sampler)
+
+    def converse() -> None:
+        told_s = 0.0
+        while True:
+            message = channel.receive(timeout_s=_COUNTERS_EVERY_S)
+            match message:
+                case Needed():
+                    link.needed(message.row)
+                case Request():
+                    channel.send(Answer(message.id, error=f"{message.kind}: there is no such request"))
+            if todo["reload"]:
+                todo["reload"] = False
+                reload()
+            now = time.monotonic()
+            if now - told_s >= _COUNTERS_EVERY_S:
+                told_s = now
+                link.tell()
+                channel.send(SamplerCounters(counters()))
+
+    link.tell()
+    journal.start()
+    schedule.start()
+    threading.Thread(target=converse, name="channel", daemon=True).start()
+    gc.collect()
+    gc.freeze()
+    try:
+        sampler.run()
+    finally:
+        schedule.stop()
+        if journal.stop(_STOP_LOG_WITHIN_S):
+            link.tell()
+            writer.close()
+    return 0
+
+
+def _journal_counters(stats: JournalStats) -> dict[str, Any]:
+    oldest = stats.oldest_time_ms
+    return {
+        "journal_bytes": stats.bytes,
+        "journal_segments": stats.segments,
+        "journal_oldest_age_seconds": None if oldest is None else max(0.0, time.time() - oldest / 1000),
+        "journal_overwritten_unread_segments": stats.overwritten_unread_segments,
+        "journal_overwritten_unread_rows": stats.overwritten_unread_rows,
+        "journal_append_errors": stats.append_errors,
+        "journal_sync_errors": stats.sync_errors,
+    }
