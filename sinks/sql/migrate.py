@@ -4,7 +4,6 @@ Every migration of a call runs in one transaction with the write lock held, the 
 the schema as it was, and of two programs that start at once the second finds the work done.
 """
 
-from importlib.resources import files
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -19,8 +18,11 @@ BUSY_TIMEOUT_S = 30.0
 
 
 def migrations() -> Path:
-    """Folder of the migrations: `alembic/` of the repository, `tidegauge/migrations` of an installed package."""
-    return Path(str(files("tidegauge").joinpath("migrations")))
+    """Folder of the migrations: `tidegauge/migrations`, in a checkout a link to `alembic/`.
+
+    Found from this file, not from the package: `tidegauge` has no `__init__`, and several folders may share that name.
+    """
+    return Path(__file__).parents[2] / "migrations"
 
 
 def head() -> str:
