@@ -1,0 +1,1 @@
+"""A collector and a sink for tidegauge, as complete as they have to be."""
