@@ -92,7 +92,7 @@ _SAMPLE = (
         "cpu_load_milli",
         G,
         "count",
-        "Running and uninterruptible tasks, smoothed over 10 s, times 1000.",
+        "Running tasks, smoothed over 10 s, times 1000.",
         "netlink taskstats: cgroupstats",
         "/proc/PID/task/TID/stat: state",
     ),
