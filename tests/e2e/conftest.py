@@ -1,0 +1,20 @@
+"""Fixtures of the end-to-end tests."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.e2e.program import real_cgroups
+from tests.support import need
+
+NAMES = ("one", "two", "three")
+
+
+@pytest.fixture
+def cgroups() -> Iterator[dict[str, Path]]:
+    """Three real cgroups with a busy process each: name -> its directory with the CPU counter."""
+    need(os.geteuid() == 0, "root, to make cgroups")
+    need(os.access("/sys/fs/cgroup", os.W_OK), "a writable cgroup hierarchy")
+    with real_cgroups(f"tg-e2e-{os.getpid()}", NAMES) as made:
+        yield made
