@@ -6,34 +6,20 @@
 #   ./run.sh once               any other command of tidegauge
 #
 # What it does to the machine: a virtual environment in .venv (pip), and `apt-get install python3-venv` if Python has no venv.
-# As root, half of it runs as an unprivileged user; if that one cannot look into this folder (below /root, say), the virtual
-# environment is in /var/cache/tidegauge, not editable.
 set -euo pipefail
-cd "$(dirname "$0")"
-. .ci/setup.sh
+top=$(cd "$(dirname "$0")" && pwd)
+. "$top/.ci/setup.sh"
 
-# The first folder on the way to $1 that other users may not enter.
-closed_to_others() {
-    local dir
-    dir=$(realpath "$1")
-    while [ "$dir" != / ]; do
-        [ ! -d "$dir" ] || [ -n "$(find "$dir" -maxdepth 0 -perm -o=x)" ] || { echo "$dir"; return; }
-        dir=$(dirname "$dir")
-    done
-}
-
-if [ "$(id -u)" = 0 ] && [ -n "$(closed_to_others .)$(closed_to_others "$(command -v "$python")")" ]; then
-    venv=/var/cache/tidegauge/venv
-    [ -n "${PYTHON:-}" ] || python=/usr/bin/python3
-    mkdir -p -m 755 "$(dirname $venv)"
-    make_venv $venv .
-elif [ -e .venv/.installed ] && grep -qF -- "--group dev" .venv/.installed; then
-    venv=.venv
-    make_venv $venv --group dev -e .
-else
-    venv=.venv
-    make_venv $venv -e .
-fi
+# in a subshell, so that a relative path among the arguments means what it means where you are
+(
+    cd "$top"
+    # what test.sh installed serves as well
+    if grep -qsF -- "--group dev" .venv/.installed; then
+        make_venv .venv --group dev -e .
+    else
+        make_venv .venv -e .
+    fi
+)
 
 case ${1:-} in
     "" | -*) set -- run "$@" ;;
@@ -45,4 +31,4 @@ if [ "$1" = run ]; then
     say "database: $state/server/tidegauge.db (SQLite)"
     say "stop:     ^C"
 fi
-exec "$venv/bin/tidegauge" "$@"
+exec "$top/.venv/bin/tidegauge" "$@"

@@ -45,13 +45,13 @@ apt_install() {
 }
 
 # make_venv DIR PIP_ARGUMENT...: a virtual environment in DIR, and `pip install PIP_ARGUMENT...` in it; nothing is done if
-# the same was installed before from the same pyproject.toml (or, if tidegauge is not editable there, the same source).
+# the same was installed before, from the same pyproject.toml and for the same version.
 make_venv() {
     local dir=$1 stamp wanted
     shift
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "tidegauge needs Python 3.11 or newer: set PYTHON"
     stamp=$dir/.installed
-    wanted=$(printf '%s\n' "$PWD" "$*" "$(source_hash "$@")")
+    wanted=$(printf '%s\n' "$PWD" "$*" "$(sha256sum pyproject.toml pipeline/version.py)")
     if [ -x "$dir/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return 0
     fi
@@ -65,11 +65,4 @@ make_venv() {
     "$dir/bin/python" -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1' >&2
     "$dir/bin/python" -m pip install -q --disable-pip-version-check "$@" >&2
     printf '%s\n' "$wanted" >"$stamp"
-}
-
-source_hash() {
-    case " $* " in
-        *" -e "*) sha256sum pyproject.toml ;;
-        *) find pyproject.toml pipeline collectors sinks api client cli alembic -type f ! -name '*.pyc' -exec sha256sum {} + | sort | sha256sum ;;
-    esac
 }
