@@ -1,0 +1,75 @@
+"""Bounds of what sampling itself costs: CPU time for looking at idle containers, open descriptors."""
+
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+WINDOW_NS = 10_000_000_000
+_MAX_EVERY = 64
+_RECOUNT_AFTER = 32
+_RECOUNT_AFTER_EXCEEDED = 1000
+
+
+class ProbeBudget:
+    """Says at which ticks idle containers are looked at, so that looking stays within a share of one core.
+
+    `every` doubles when a window of 10 s went beyond the budget, and halves when it would stay within it at half the period.
+    """
+
+    def __init__(self, percent: float) -> None:
+        self.percent = percent
+        self.every = 1
+        self._spent_ns = 0
+        self._since_ns: int | None = None
+
+    def is_look(self, tick: int) -> bool:
+        """True if idle containers are looked at in the tick of this number."""
+        return tick % self.every == 0
+
+    def spent(self, cpu_ns: int, now_ns: int) -> None:
+        """Takes account of one look; `now_ns` is monotonic."""
+        if self._since_ns is None:
+            self._since_ns = now_ns
+        self._spent_ns += cpu_ns
+        elapsed = now_ns - self._since_ns
+        if elapsed < WINDOW_NS:
+            return
+        percent = 100 * self._spent_ns / elapsed
+        if percent > self.percent:
+            self.every = min(self.every * 2, _MAX_EVERY)
+        elif self.every > 1 and percent * 2 <= self.percent:
+            self.every //= 2
+        self._spent_ns, self._since_ns = 0, now_ns
+
+
+class DescriptorBudget:
+    """Says when readers must give back their descriptors after each reading.
+
+    Counting costs a listing of `/proc/self/fd`, so it is done after some readers were opened, not at each.
+    """
+
+    def __init__(self, limit: int | None = None, count: Callable[[], int] | None = None) -> None:
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.limit = soft * 3 // 4 if limit is None else limit
+        self._count = _open_descriptors if count is None else count
+        self._opened = 0
+        self.open = 0
+        """Descriptors of this process when last counted."""
+        self.is_exceeded = False
+
+    def opened(self) -> None:
+        """A container's readers were opened."""
+        self._opened += 1
+        if self._opened >= (_RECOUNT_AFTER_EXCEEDED if self.is_exceeded else _RECOUNT_AFTER):
+            self.recount()
+
+    def recount(self) -> None:
+        """Counts now. Below half of the limit readers may stay open again."""
+        self._opened = 0
+        self.open = self._count()
+        self.is_exceeded = self.open > (self.limit // 2 if self.is_exceeded else self.limit)
+
+
+def _open_descriptors(folder: Path = Path("/proc/self/fd")) -> int:
+    return len(os.listdir(folder))

@@ -1,0 +1,219 @@
+"""The containers that are sampled, kept in line with the directories that there are; every change becomes records."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
+
+from tidegauge.pipeline.clock import Clock
+from tidegauge.pipeline.cohort import Cohort, Live
+from tidegauge.pipeline.discovery import IsPruned, Walked
+from tidegauge.pipeline.handover import Handover
+from tidegauge.pipeline.housekeeping import Policy, is_included, is_pruned, policy_of
+from tidegauge.pipeline.identity import Identities, Origin, is_same
+from tidegauge.pipeline.plugin import Hierarchy
+from tidegauge.pipeline.reading import Faults
+from tidegauge.pipeline.records import Container, End, Event
+from tidegauge.pipeline.sampler_config import SamplerConfig
+
+HOST = "/"
+
+
+class Tree(Protocol):
+    """What is used of Discovery; tests give their own."""
+
+    needs_walk: bool
+
+    @property
+    def hierarchies(self) -> tuple[Hierarchy, ...]: ...
+    @property
+    def is_pruned(self) -> IsPruned: ...
+    def fileno(self) -> int: ...
+    def pairs(self, path: str) -> dict[str, int]: ...
+    def paths(self) -> Iterable[str]: ...
+    def created_ms(self, path: str) -> int | None: ...
+    def begin(self) -> Iterable[str]: ...
+    def read(self) -> Iterable[str]: ...
+    def check(self, path: str) -> Iterable[str]: ...
+    def reconcile(self, walked: Walked) -> Iterable[str]: ...
+    def prune(self, is_pruned: IsPruned) -> Iterable[str]: ...
+    def close(self) -> None: ...
+
+
+class Roster:
+    """Containers by path and by number, in cohorts by base interval (in ns). Sampling thread only.
+
+    `known` are the containers that the log shows as live and `last_time_ms` its newest time, both from before this start.
+    """
+
+    def __init__(
+        self,
+        config: SamplerConfig,
+        origin: Origin,
+        tree: Tree,
+        clock: Clock,
+        handover: Handover,
+        faults: Faults,
+        known: Sequence[Container],
+        last_time_ms: int | None,
+    ) -> None:
+        self.lives: dict[str, Live] = {}
+        self.by_number: dict[int, Live] = {}
+        self.cohorts: dict[int, Cohort] = {}
+        self.has_changed = True
+        """Set at each change of who is sampled; whoever follows these changes sets it back."""
+        self._config = config
+        self._tree = tree
+        self._clock = clock
+        self._handover = handover
+        self._faults = faults
+        self._identities = Identities(origin, known)
+        self._last_time_ms = last_time_ms or 0
+        self._origin_ns = clock.monotonic_ns()
+        self._has_begun = False
+
+    def begin(self, is_new_epoch: bool) -> None:
+        """Takes in the host and what discovery finds, and ends what is known from before and gone. The first tick is now."""
+        now_ms = self._now_ms()
+        self._origin_ns = self._clock.monotonic_ns()
+        if is_new_epoch:
+            self._identities.epoch += 1
+            self._last_time_ms = 0
+        self.apply({HOST: None, **dict.fromkeys(self._tree.begin())})
+        for lost in self._identities.take_lost():
+            live = self.lives.get(lost.path)
+            if not lost.is_host and (live is None or live.record.instance != lost.instance):
+                self._handover.add(Event(now_ms, "deletion", lost.number, {"path": lost.path}))
+            self._handover.add(End(lost.number, now_ms))
+        self._has_begun = True
+
+    def begin_epoch(self) -> None:
+        """New numbers for all. Each is read at its next tick, so that the epoch begins with a whole sample."""
+        now_ms = self._now_ms()
+        self._identities.epoch += 1
+        for live in self.lives.values():
+            old = live.record
+            self._handover.add(End(old.number, max(live.last_ms, old.valid_from_ms)))
+            self._faults.ended(old.number)
+            del self.by_number[old.number]
+            live.begin_epoch(self._identities.renumber(old, now_ms))
+            self.by_number[live.record.number] = live
+            self._handover.add(live.record)
+            self.cohort_of(live).activate(live)
+        for cohort in self.cohorts.values():
+            cohort.still_ms = 0
+        self.has_changed = True
+
+    def apply(self, touched: Iterable[str]) -> None:
+        """Brings what is known of these paths into line with the directories that are there."""
+        for path in touched:
+            self._settle(path)
+
+    def is_here(self, live: Live) -> bool:
+        """Looks whether the container's directories are there; ends it if not."""
+        self.apply(self._tree.check(live.record.path))
+        return not live.is_ended
+
+    def cohort_of(self, live: Live) -> Cohort:
+        return self.cohorts[_ns(live.policy.base_s)]
+
+    def reload(self, config: SamplerConfig) -> None:
+        """Takes over policies and patterns. A container whose policy changed is read at its next tick."""
+        old, self._config = self._config, config
+        for live in self.lives.values():
+            policy = policy_of(config, live.record.path)
+            if policy == live.policy:
+                continue
+            cohort = self.cohort_of(live)
+            if live in cohort.idle and (closing := live.closing(cohort.still_ms)) is not None:
+                self._handover.add_sample(*closing)
+            cohort.remove(live)
+            live.policy, live.interval_s = policy, policy.base_s
+            self._cohort(policy).activate(live)
+            self._replace(live, self._identities.amend(live.record, {}, policy, self._now_ms()))
+        if config.exclude != old.exclude:
+            self.apply(self._tree.prune(partial(is_pruned, config.exclude)))
+        if config.include != old.include:
+            self.apply(self._tree.paths())
+        for base_ns in [base_ns for base_ns, cohort in self.cohorts.items() if not cohort]:
+            del self.cohorts[base_ns]
+
+    def close(self) -> None:
+        """Gives back every descriptor; nothing is sampled afterwards."""
+        for live in self.lives.values():
+            live.close()
+        self.lives, self.by_number, self.cohorts = {}, {}, {}
+
+    def _now_ms(self) -> int:
+        return self._clock.time_ns() // 1_000_000
+
+    def _settle(self, path: str) -> None:
+        pairs = self._tree.pairs(path)
+        live = self.lives.get(path)
+        if path != HOST and not (pairs and is_included(self._config.include, path)):
+            if live is not None:
+                self._end(live, is_gone=not pairs and not self._tree.is_pruned(path))
+            return
+        if live is not None and not is_same(live.record, pairs):
+            old = dict(live.record.pairs)
+            self._end(live, is_gone=True)
+            pairs = {h: i for h, i in pairs.items() if old.get(h) != i} or pairs
+            live = None
+        if live is None:
+            self._admit(path, pairs)
+            return
+        live.needs_readers = True
+        live.read_due_ns = 0
+        self._replace(live, self._identities.amend(live.record, pairs, live.policy, self._now_ms()))
+
+    def _replace(self, live: Live, record: Container) -> None:
+        if record != live.record:
+            live.record = record
+            self._handover.add(record)
+            self.has_changed = True
+
+    def _admit(self, path: str, pairs: Mapping[str, int]) -> None:
+        now_ms = self._now_ms()
+        policy = policy_of(self._config, path)
+        record, is_new, is_logged = self._identities.admit(path, pairs, policy, self._created_ms(path, now_ms), now_ms)
+        live = Live(record, policy, 0 if is_new else self._last_time_ms)
+        self.lives[path] = live
+        self.by_number[record.number] = live
+        self.has_changed = True
+        if not is_logged:
+            self._handover.add(record)
+        if is_new and path != HOST:
+            self._handover.add(Event(record.created_ms, "creation", record.number, {"path": path}))
+        self._cohort(policy).activate(live)
+
+    def _created_ms(self, path: str, now_ms: int) -> int:
+        if path == HOST:
+            return (self._clock.time_ns() - self._clock.boottime_ns()) // 1_000_000
+        created = self._tree.created_ms(path)
+        return now_ms if created is None else min(created, now_ms)
+
+    def _end(self, live: Live, is_gone: bool) -> None:
+        """`is_gone`: the container ended; False: it is no longer wanted."""
+        now_ms = max(self._now_ms(), live.last_ms)
+        number = live.record.number
+        del self.lives[live.record.path]
+        del self.by_number[number]
+        self.cohort_of(live).remove(live)
+        self.has_changed = True
+        live.close()
+        self._faults.ended(number)
+        if is_gone:
+            self._handover.add(Event(now_ms, "deletion", number, {"path": live.record.path}))
+        self._handover.add(End(number, now_ms))
+
+    def _cohort(self, policy: Policy) -> Cohort:
+        base_ns = _ns(policy.base_s)
+        cohort = self.cohorts.get(base_ns)
+        if cohort is None:
+            since_ns = self._clock.monotonic_ns() - self._origin_ns if self._has_begun else 0
+            cohort = Cohort(base_ns, self._origin_ns + -(-since_ns // base_ns) * base_ns, self._now_ms())
+            self.cohorts[base_ns] = cohort
+        return cohort
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)

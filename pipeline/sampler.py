@@ -1,0 +1,348 @@
+"""The sampling thread: which container is read when, and what of it goes to the journal.
+
+One thread serves cohorts of containers by due time. A tick looks at the idle containers, reads the active ones, those that
+moved and those whose interval has passed, and hands one batch to the outlet. Between ticks it takes what discovery, walks,
+slow collectors and the owner have for it. It never waits for a disk, a network or a worker.
+
+Privileges: those of the collectors, no more.
+"""
+
+import os
+import select
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from tidegauge.pipeline.budgets import DescriptorBudget, ProbeBudget
+from tidegauge.pipeline.catalogue import Catalogue
+from tidegauge.pipeline.clock import THRESHOLD_NS, Clock, ClockWatch, MachineClock
+from tidegauge.pipeline.cohort import Cohort, Live
+from tidegauge.pipeline.discovery import Discovery, walk
+from tidegauge.pipeline.handover import Handover
+from tidegauge.pipeline.housekeeping import is_pruned, next_interval
+from tidegauge.pipeline.identity import Origin
+from tidegauge.pipeline.log_thread import Outlet
+from tidegauge.pipeline.plugin import Hierarchy, HierarchySource
+from tidegauge.pipeline.reading import Faults, Readings, SlowSource, Source, Vanished, in_order
+from tidegauge.pipeline.records import Container, Event
+from tidegauge.pipeline.roster import Roster, Tree
+from tidegauge.pipeline.sampler_config import SamplerConfig
+from tidegauge.pipeline.sampler_stats import SamplerStats
+from tidegauge.pipeline.slow import SlowReadings
+
+_SETTLE_MS = 20.0
+"""Wait after the first event of discovery: on v1 the directories of a container are made one after another."""
+
+
+def hierarchies_of(sources: Sequence[Source]) -> tuple[Hierarchy, ...]:
+    """Every hierarchy that a collector knows, each name once, in order of preference."""
+    found: dict[str, Hierarchy] = {}
+    for source in sources:
+        if isinstance(source.collector, HierarchySource):
+            for hierarchy in source.collector.hierarchies():
+                found.setdefault(hierarchy.name, hierarchy)
+    return tuple(found.values())
+
+
+class Sampler:
+    """Samples the host and every container. `begin`, then `turn` again and again from one thread, or `run`, which does both.
+
+    `known` are the containers that the log shows as live and `last_time_ms` its newest time, both from before this start.
+    From other threads: `submit`, `reload`, `stop`, `walk_job`, the slow readings' `run`, `counters`.
+    """
+
+    def __init__(
+        self,
+        config: SamplerConfig,
+        collectors: Sequence[tuple[str, Any]],
+        catalogue: Catalogue,
+        origin: Origin,
+        outlet: Outlet,
+        *,
+        known: Sequence[Container] = (),
+        last_time_ms: int | None = None,
+        clock: Clock | None = None,
+        tree: Tree | None = None,
+        descriptors: DescriptorBudget | None = None,
+    ) -> None:
+        self._clock: Clock = clock or MachineClock()
+        self._sources = in_order(collectors)
+        self.faults = Faults()
+        self.stats = SamplerStats()
+        self.slow = tuple(SlowReadings(s) for s in self._sources if s.is_slow)
+        self._readings = Readings(self._sources, catalogue, self.faults)
+        self._tree: Tree = tree or Discovery(hierarchies_of(self._sources), partial(is_pruned, config.exclude))
+        self._handover = Handover(outlet, origin.source, self.stats, self._now_ms)
+        self._roster = Roster(config, origin, self._tree, self._clock, self._handover, self.faults, known, last_time_ms)
+        self._last_time_ms = last_time_ms
+        self._descriptors = descriptors or DescriptorBudget()
+        self._probe_budget = ProbeBudget(config.cpu_budget_percent)
+        self._watch = ClockWatch(self._clock)
+        self._commands: deque[Callable[[], None]] = deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._is_stopping = False
+        self.request_walk: Callable[[], None] = self._walk_now
+        """Called in the sampling thread when events were lost; the owner may set something that walks on a worker."""
+        self.on_clock_step: Callable[[], None] = _nothing
+        """Called in the sampling thread after a step of the wall clock."""
+
+    # From any thread.
+
+    def submit(self, command: Callable[[], None]) -> None:
+        """Has the sampling thread run something, within its next turn."""
+        self._commands.append(command)
+        self._awake()
+
+    def reload(self, config: SamplerConfig) -> None:
+        """Takes over new intervals, policies, patterns and budget; nothing that is sampled before and after is lost."""
+        self.submit(partial(self._reload, config))
+
+    def walk_job(self) -> None:
+        """Walks all hierarchies on the calling thread and leaves the result to the sampling thread."""
+        walked = walk(self._tree.hierarchies, self._tree.is_pruned)
+        self.submit(lambda: self._roster.apply(self._tree.reconcile(walked)))
+
+    def counters(self) -> Mapping[str, Any]:
+        """Everything that is counted, by name."""
+        return {
+            **self.stats.values(),
+            "collect_errors": dict(self.faults.counts),
+            "absurd_values": self.faults.absurd_values + sum(getattr(s.collector, "absurd_values", 0) for s in self._sources),
+        }
+
+    def stop(self) -> None:
+        """Has `run` return after the turn under way."""
+        self._is_stopping = True
+        self._awake()
+
+    # From the sampling thread.
+
+    def run(self) -> None:
+        """Samples until `stop`, then gives everything back."""
+        try:
+            self.begin()
+            while not self._is_stopping:
+                self._wait(self.turn())
+        finally:
+            self.close()
+
+    def begin(self) -> None:
+        """Finds what is there and writes what happened while nobody looked. The first tick is due at once."""
+        now_ms = self._now_ms()
+        last_ms = self._last_time_ms
+        is_new_epoch = last_ms is not None and now_ms < last_ms - THRESHOLD_NS // 1_000_000
+        if last_ms is not None and is_new_epoch:
+            self._stepped(now_ms - last_ms)
+        elif last_ms is not None and now_ms > last_ms:
+            self._handover.gap(last_ms, "agent_down")
+        self._roster.begin(is_new_epoch)
+        self._handover.flush()
+
+    def turn(self) -> int:
+        """Takes what waits and serves what is due. Returns the next due time on the monotonic clock."""
+        cpu_ns = self._clock.cpu_ns()
+        self._look_at_clocks()
+        while self._commands:
+            self._commands.popleft()()
+        self._roster.apply(self._tree.read())
+        if self._tree.needs_walk:
+            self._tree.needs_walk = False
+            self.request_walk()
+        cohorts = self._roster.cohorts
+        for cohort in tuple(cohorts.values()):
+            if cohort.due_ns <= (now_ns := self._clock.monotonic_ns()):
+                self._serve(cohort, now_ns)
+        self.stats.containers = len(self._roster.lives)
+        self.stats.idle_containers = sum(len(c.idle) for c in cohorts.values())
+        self.stats.descriptors = self._descriptors.open
+        self._handover.flush()
+        self.stats.cpu_ns += self._clock.cpu_ns() - cpu_ns
+        return min(cohort.due_ns for cohort in cohorts.values())
+
+    def close(self) -> None:
+        """Hands over what is left and gives back every descriptor; safe twice."""
+        self._handover.flush()
+        self._roster.close()
+        self._tree.close()
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
+
+    # Time.
+
+    def _now_ms(self) -> int:
+        return self._clock.time_ns() // 1_000_000
+
+    def _awake(self) -> None:
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
+
+    def _wait(self, due_ns: int) -> None:
+        """Until the due time, a command, or an event of discovery and a moment more."""
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        poll.register(self._tree.fileno(), select.POLLIN)
+        ready = poll.poll(self._left_ms(due_ns))
+        if ready and all(fd != self._wake for fd, _ in ready):
+            poll.unregister(self._tree.fileno())
+            ready = poll.poll(min(_SETTLE_MS, self._left_ms(due_ns)))
+        if any(fd == self._wake for fd, _ in ready):
+            os.eventfd_read(self._wake)
+
+    def _left_ms(self, due_ns: int) -> float:
+        return max(0.0, (due_ns - self._clock.monotonic_ns()) / 1e6)
+
+    def _look_at_clocks(self) -> None:
+        change = self._watch.look()
+        if change is None:
+            return
+        now_ms = self._now_ms()
+        if change.suspended_ms and now_ms > change.before_ms:
+            self._handover.gap(change.before_ms, "suspend")
+        if change.step_ms:
+            self._stepped(change.step_ms)
+        if change.step_ms < 0:
+            self._roster.begin_epoch()
+        self._handover.clock_changed()
+        for cohort in self._roster.cohorts.values():
+            cohort.served_ms = now_ms
+
+    def _stepped(self, step_ms: int) -> None:
+        self.stats.clock_steps += 1
+        self._handover.add(Event(self._now_ms(), "clock_step", None, {"step_ms": step_ms}))
+        self.on_clock_step()
+
+    # Commands.
+
+    def _walk_now(self) -> None:
+        self._roster.apply(self._tree.reconcile(walk(self._tree.hierarchies, self._tree.is_pruned)))
+
+    def _reload(self, config: SamplerConfig) -> None:
+        self._probe_budget.percent = config.cpu_budget_percent
+        self._roster.reload(config)
+
+    # Reading.
+
+    def _serve(self, cohort: Cohort, now_ns: int) -> None:
+        """One tick of a cohort."""
+        due_ns = cohort.due_ns
+        late_ns = now_ns - due_ns
+        now_ms = self._now_ms()
+        self.stats.ticks += 1
+        self.stats.lateness.observe(late_ns)
+        self.stats.late_ticks += 2 * late_ns > cohort.base_ns
+        if late_ns > 2 * cohort.base_ns and now_ms > cohort.served_ms:
+            self._stalled(cohort)
+        cohort.served_ms = now_ms
+        self._take_slow()
+        active = tuple(cohort.active)
+        still_ms = cohort.still_ms
+        moved: list[Live] = []
+        if cohort.idle and self._probe_budget.is_look(cohort.tick):
+            moved = self._look(cohort, now_ns)
+            cohort.still_ms = now_ms
+        elif not cohort.idle:
+            cohort.looked_ns = None
+        for live in moved:
+            self._read(live, cohort, due_ns, still_ms)
+        for live in cohort.due(due_ns):
+            self._read(live, cohort, due_ns, cohort.still_ms)
+        for live in active:
+            self._read(live, cohort, due_ns, None)
+        self.stats.missed_ticks += cohort.advance(self._clock.monotonic_ns())
+
+    def _stalled(self, cohort: Cohort) -> None:
+        """Nothing is known since the last tick: of all containers, or of this cohort's if there are others."""
+        if len(self._roster.cohorts) == 1:
+            self._handover.gap(cohort.served_ms, "stall")
+            return
+        for live in (*cohort.active, *cohort.idle):
+            self._handover.gap(cohort.served_ms, "stall", live.record.number)
+
+    def _look(self, cohort: Cohort, now_ns: int) -> list[Live]:
+        before_ns = self._clock.cpu_ns()
+        moved = cohort.look()
+        cpu_ns = self._clock.cpu_ns() - before_ns
+        self._probe_budget.spent(cpu_ns, now_ns)
+        self.stats.probe_every = self._probe_budget.every
+        self.stats.probe_cpu_ns += cpu_ns
+        self.stats.probes += len(cohort.idle)
+        if cohort.looked_ns is not None:
+            self.stats.looked(now_ns - cohort.looked_ns)
+        cohort.looked_ns = now_ns
+        return moved
+
+    def _read(self, live: Live, cohort: Cohort, due_ns: int, still_ms: int | None) -> None:
+        """One reading; before it a closing sample if it stood still at `still_ms` and moved since. None: it was not idle."""
+        if live.is_ended:
+            return
+        if live.needs_readers or live.reading is None:
+            self._equip(live)
+        reading = live.reading
+        assert reading is not None
+        ts_ms = max(self._now_ms(), live.last_ms + 1)
+        probed = self._probe(live)
+        has_moved = probed is None or probed != live.probed
+        if has_moved and still_ms is not None and reading.probe is not None and live.probed is not None:
+            closing = live.closing(still_ms)
+            if closing is not None:
+                self.stats.closing_samples += 1
+                self._handover.add_sample(*closing)
+                ts_ms = max(ts_ms, live.last_ms + 1)
+        was_open = reading.is_open
+        try:
+            values, tables = reading.read(live.is_partial or live.record.is_host)
+        except Vanished:
+            if self._roster.is_here(live):
+                self._equip(live)
+                live.is_partial = True
+                self._read(live, cohort, due_ns, None)
+            return
+        if not was_open:
+            self._descriptors.opened()
+        if reading.probe is None:
+            has_moved = live.stored is None or (values, tables) != live.stored[1:]
+        live.probed = probed
+        self._handover.add_sample(live.sample(ts_ms, values, tables), reading.schema)
+        live.interval_s = next_interval(live.policy, live.interval_s, has_moved)
+        if live.interval_s > live.policy.base_s:
+            cohort.rest(live, due_ns + round(live.interval_s * 1e9))
+            reading.park()
+        else:
+            cohort.activate(live)
+            if self._descriptors.is_exceeded:
+                reading.park()
+
+    def _probe(self, live: Live) -> int | None:
+        """What the probe says, None if it fails; the reading that follows finds out whether the container is gone."""
+        try:
+            return live.probe()
+        except FileNotFoundError:
+            return None
+        except Exception as exc:  # noqa: BLE001 - one plug-in's failure never stops another
+            self.faults.failed("probe", live.record, exc)
+            return None
+
+    def _equip(self, live: Live) -> None:
+        number = live.record.number
+        slow = [SlowSource(s.source, partial(s.take, number)) for s in self.slow if s.source.name in live.slow]
+        live.equip(*self._readings.make(live.record, slow))
+
+    def _take_slow(self) -> None:
+        """Tells slow readings whom to read, and gives containers for which they have something a place for it."""
+        if self._roster.has_changed and self.slow:
+            containers = tuple(live.record for live in self._roster.lives.values())
+            for slow in self.slow:
+                slow.containers = containers
+        self._roster.has_changed = False
+        for slow in self.slow:
+            for number in slow.fresh():
+                live = self._roster.by_number.get(number)
+                if live is not None and slow.source.name not in live.slow:
+                    live.slow |= {slow.source.name}
+                    live.needs_readers = True
+
+
+def _nothing() -> None:
+    return None

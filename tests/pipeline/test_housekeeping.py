@@ -1,0 +1,71 @@
+"""Intervals as a pure function of what was seen."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidegauge.pipeline.housekeeping import Policy, is_included, is_pruned, next_interval, policy_of
+from tidegauge.pipeline.sampler_config import PolicyConfig, SamplerConfig
+
+policies = st.builds(
+    lambda base, factor, dynamic: Policy(base, base * factor, dynamic),
+    st.floats(0.01, 100),
+    st.floats(1, 1000),
+    st.booleans(),
+)
+
+
+def run(policy: Policy, changes: list[bool]) -> list[float]:
+    intervals = [policy.base_s]
+    for has_changed in changes:
+        intervals.append(next_interval(policy, intervals[-1], has_changed))
+    return intervals
+
+
+def test_idle_intervals_double_and_stay_at_the_maximum() -> None:
+    assert run(Policy(1, 60, True), [False] * 9) == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
+
+
+def test_the_first_change_brings_the_base_back() -> None:
+    assert run(Policy(1, 60, True), [False, False, False, True, False]) == [1, 2, 4, 8, 1, 2]
+
+
+@given(policies, st.lists(st.booleans(), max_size=40))
+def test_an_interval_lies_between_base_and_maximum(policy: Policy, changes: list[bool]) -> None:
+    assert all(policy.base_s <= i <= policy.max_s for i in run(policy, changes))
+
+
+@given(policies, st.lists(st.booleans(), max_size=40))
+def test_without_a_change_it_never_shrinks_and_with_one_it_is_the_base(policy: Policy, changes: list[bool]) -> None:
+    intervals = run(policy, changes)
+    for before, after, has_changed in zip(intervals, intervals[1:], changes, strict=False):
+        assert after == policy.base_s if has_changed or not policy.is_dynamic else after >= before
+
+
+def test_the_first_policy_that_matches_holds_and_leaves_the_rest_as_it_was() -> None:
+    config = SamplerConfig(
+        policies=(PolicyConfig("/docker/*", base_interval_s=5), PolicyConfig("/docker/a", dynamic=False), PolicyConfig("/x/*")),
+        max_interval_s=30,
+    )
+    assert policy_of(config, "/docker/a") == Policy(5, 30, True)
+    assert policy_of(config, "/x/y") == Policy(1, 30, True)
+    assert policy_of(config, "/other") == Policy(1, 30, True)
+
+
+def test_the_host_is_never_dynamic() -> None:
+    assert not policy_of(SamplerConfig(policies=(PolicyConfig("*", dynamic=True),)), "/").is_dynamic
+
+
+def test_a_maximum_below_the_base_is_the_base() -> None:
+    assert policy_of(SamplerConfig(policies=(PolicyConfig("*", base_interval_s=90),)), "/a") == Policy(90, 90, True)
+
+
+def test_patterns_span_slashes_and_spare_the_host() -> None:
+    assert is_pruned(("*.mount",), "/system.slice/dev-hugepages.mount")
+    assert not is_pruned(("*.mount",), "/system.slice/cron.service")
+    assert is_pruned(("/a.mount",), "/a.mount/b/c")
+    assert not is_pruned(("/a.mount",), "/a.mounts")
+    assert not is_pruned(("*",), "/")
+    assert is_included((), "/a")
+    assert is_included(("/docker/*",), "/docker/a/b")
+    assert is_included(("/docker/*",), "/")
+    assert not is_included(("/docker/*",), "/system.slice")
