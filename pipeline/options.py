@@ -1,6 +1,7 @@
 """Options of a sink's runner: the same for every sink, in the table that bears the sink's name."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -46,9 +47,22 @@ class RunnerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Labels added to every container."""
 
-    names_wait_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    names_wait_s: Annotated[float, msgspec.Meta(ge=0, le=60)] | None = None
     """How long the first rows of a container wait for its names, by record times; None: what the sink's class says."""
 
     dead_letter_bytes: Annotated[int, msgspec.Meta(ge=0)] = 256 << 20
     start: str = "beginning"
     """Where a sink without a cursor begins: `beginning` of the log, its `end`, or an ISO 8601 time."""
+
+    def __post_init__(self) -> None:
+        self.start_ms()
+
+    def start_ms(self) -> int | None:
+        """The time of `start`, taken as UTC where it bears no zone; None for the two words. ValueError for anything else."""
+        if self.start in ("beginning", "end"):
+            return None
+        try:
+            when = datetime.fromisoformat(self.start)
+        except ValueError as exc:
+            raise ValueError(f"start: expected beginning, end or an ISO 8601 time, got {self.start!r}") from exc
+        return round((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
