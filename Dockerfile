@@ -22,14 +22,15 @@ RUN python3 -m venv /opt/tidegauge \
     && /opt/tidegauge/bin/python -m pip uninstall -qy pip
 
 FROM ${BASE}
-# Started as root, the server half runs as this user; `--user tidegauge` runs all of it so, with fewer metrics (docs/security.md)
+# It needs no right of root: what it reads of the kernel anybody may read (docs/security.md)
 RUN useradd --system --user-group --home-dir /var/lib/tidegauge --shell /usr/sbin/nologin tidegauge \
     && install -d -m 710 -o tidegauge -g tidegauge /var/lib/tidegauge
 COPY --from=build /opt/tidegauge /opt/tidegauge
 # Within the container's own network namespace every address is the container's; what is published decides who reaches it
 ENV PATH=/opt/tidegauge/bin:$PATH PYTHONUNBUFFERED=1 \
-    TIDEGAUGE_ROOTS__ROOTFS=/rootfs \
+    TIDEGAUGE_STATE_DIR=/var/lib/tidegauge TIDEGAUGE_ROOTS__ROOTFS=/rootfs \
     TIDEGAUGE_HTTP__LISTEN=0.0.0.0:4194 TIDEGAUGE_HTTP__ALLOW_REMOTE=true
+USER tidegauge
 EXPOSE 4194
 STOPSIGNAL SIGTERM
 # Over the Unix socket, so that it holds whatever address is listened on
