@@ -26,7 +26,7 @@ from math import isfinite
 from operator import itemgetter
 from typing import Any
 
-from tidegauge.pipeline.records import Batch, Container, Metric, Sample, Schema, TableSchema
+from tidegauge.pipeline.records import MAX_INT, Batch, Container, Metric, Sample, Schema, TableSchema
 
 MAX_KEY_BYTES = 65535
 """Longest series key (measurement and tags) that InfluxDB takes."""
@@ -34,6 +34,7 @@ MAX_TS_MS = (2**63 - 2) // 1_000_000
 """Stores hold ns in 64 bit; beyond +-this many ms InfluxDB answers `time outside range`."""
 
 _CACHE_LIMIT = 20_000
+_MIN_INT = -(2**63)
 _FLOAT_UNITS = ("seconds", "ratio")
 _RESERVED = frozenset(("host", "container", "instance", "epoch", "name", "image", "namespace"))
 _SPECIAL = re.compile(r"[,= \\\n\r\t]")
@@ -61,9 +62,9 @@ def escape_string(text: str) -> bytes:
 
 def series_key(measurement: str, tags: dict[str, str]) -> bytes:
     """Measurement and tags, sorted by key; tags without a value are left out. NoLine if it is too long."""
-    parts = [escape(measurement)]
-    parts += [escape(k) + b"=" + escape(v) for k, v in sorted(tags.items()) if k and v]
-    key = b",".join(parts)
+    # By escaped key: two labels that differ in what has no exact form would be one tag twice, which stores refuse.
+    escaped = {escape(k): escape(v) for k, v in sorted(tags.items()) if k and v}
+    key = b",".join([escape(measurement), *(k + b"=" + v for k, v in escaped.items())])
     if len(key) > MAX_KEY_BYTES:
         raise NoLine(f"series key of {len(key)} bytes: expected at most {MAX_KEY_BYTES}")
     return key
@@ -87,39 +88,17 @@ def instance_tag(table: TableSchema) -> str:
 
 
 class _Template:
-    """Format of the fields of one pattern of value types."""
+    """Format of the fields of one pattern of value types, which has at least one value."""
 
     __slots__ = ("absent", "floats", "format", "nones", "pack", "pick")
 
-    def __init__(self, metrics: Sequence[Metric], types: Sequence[type], is_closing: bool) -> None:
-        if len(metrics) != len(types):
-            raise NoLine(f"{len(types)} values: expected {len(metrics)} by the schema")
-        fields: list[bytes] = []
-        codes = ""
-        present: list[int] = []
-        absent: list[int] = []
-        floats: list[int] = []
-        for i, (metric, kind) in enumerate(zip(metrics, types, strict=True)):
-            if kind is type(None):
-                absent.append(i)
-                continue
-            name = escape(metric.name).replace(b"%", b"%%")
-            if kind is float:
-                fields.append(name + b"=%a")
-                floats.append(len(present))
-                codes += "d"
-            elif kind is int:
-                fields.append(name + (b"=%d" if metric.unit in _FLOAT_UNITS else b"=%di"))
-                codes += "q"
-            else:
-                raise NoLine(f"{metric.name}: expected an int, a float or None, got {kind.__name__}")
-            present.append(i)
-        if fields and is_closing:
-            fields.append(b"is_closing=true")
-        self.format = b" " + b",".join(fields) + b" %d" if fields else b""
-        self.pack: Callable[..., bytes] = struct.Struct(codes).pack
+    def __init__(self, form: bytes, types: Sequence[type]) -> None:
+        present = [i for i, kind in enumerate(types) if kind is not type(None)]
+        absent = [i for i, kind in enumerate(types) if kind is type(None)]
+        self.format = form
+        self.pack: Callable[..., bytes] = struct.Struct("".join("d" if types[i] is float else "q" for i in present)).pack
         """Raises struct.error unless it is given as many values as there are fields, each within 64 bit."""
-        self.floats = floats
+        self.floats = [at for at, i in enumerate(present) if types[i] is float]
         self.pick = _picker(present, len(types))
         self.absent = _picker(absent, len(types)) if absent else None
         self.nones = (None,) * len(absent)
@@ -135,14 +114,16 @@ def _picker(indexes: Sequence[int], width: int) -> Callable[[Sequence[Any]], tup
 
 
 class _Shape:
-    """Templates of one list of metrics (a schema's or a table's), by the types of the values."""
+    """Fields of one list of metrics (a schema's or a table's), with a template for each pattern of types met twice."""
 
-    __slots__ = ("_last", "_metrics", "_templates", "_width")
+    __slots__ = ("_formats", "_last", "_templates", "_width")
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
-        self._metrics = metrics
         self._width = len(metrics)
-        self._templates: tuple[dict[tuple[type, ...], _Template], ...] = ({}, {})
+        names = [escape(m.name).replace(b"%", b"%%") for m in metrics]
+        integers = [b"=%d" if m.unit in _FLOAT_UNITS else b"=%di" for m in metrics]
+        self._formats = [(name + integer, name + b"=%a") for name, integer in zip(names, integers, strict=True)]
+        self._templates: tuple[dict[tuple[type, ...], _Template | None], ...] = ({}, {})
         self._last: list[_Template | None] = [None, None]
 
     def render(self, values: Sequence[Any], ts_ms: int, is_closing: bool) -> bytes:
@@ -158,29 +139,54 @@ class _Shape:
                 pass
             else:
                 return last.format % (*picked, ts_ms)
-        return self._render(values, ts_ms, is_closing)
+        return self._by_types(values, ts_ms, is_closing)
 
-    def _render(self, values: Sequence[Any], ts_ms: int, is_closing: bool) -> bytes:
+    def _by_types(self, values: Sequence[Any], ts_ms: int, is_closing: bool) -> bytes:
         templates = self._templates[is_closing]
         types = tuple(map(type, values))
         template = templates.get(types)
-        if template is None:
+        if template is not None:
+            picked = template.pick(values)
+            try:
+                template.pack(*picked)
+            except struct.error:
+                pass  # One by one, the value to blame is named.
+            else:
+                if all(isfinite(picked[i]) for i in template.floats):
+                    if not template.floats:
+                        self._last[is_closing] = template
+                    return template.format % (*picked, ts_ms)
+        form, present = self._one_by_one(values, is_closing)
+        if not present:
+            return b""
+        if types in templates:
+            templates[types] = _Template(form, types)
+        else:
             if len(templates) >= 1000:
                 templates.clear()
-            template = templates[types] = _Template(self._metrics, types, is_closing)
-        if not template.format:
-            return b""
-        values = template.pick(values)
-        try:
-            template.pack(*values)
-        except struct.error as exc:
-            raise NoLine("a value does not fit 64 bit") from exc
-        for i in template.floats:
-            if not isfinite(values[i]):
-                raise NoLine(f"a value is {values[i]}, which has no form")
-        if not template.floats:
-            self._last[is_closing] = template
-        return template.format % (*values, ts_ms)
+            templates[types] = None
+        return form % (*present, ts_ms)
+
+    def _one_by_one(self, values: Sequence[Any], is_closing: bool) -> tuple[bytes, list[int | float]]:
+        """Format of fields and time, and the values that are there."""
+        if len(values) != self._width:
+            raise NoLine(f"{len(values)} values: expected {self._width} by the schema")
+        forms, present = [], []
+        for value, (integer, real) in zip(values, self._formats, strict=True):
+            if value is None:
+                continue
+            kind = type(value)
+            if kind is int and _MIN_INT <= value <= MAX_INT:
+                forms.append(integer)
+            elif kind is float and isfinite(value):
+                forms.append(real)
+            else:
+                name = real.partition(b"=")[0].decode()
+                raise NoLine(f"{name}: expected an integer of 64 bit, a finite number or None, got {value!r:.40}")
+            present.append(value)
+        if is_closing:
+            forms.append(b"is_closing=true")
+        return b" " + b",".join(forms) + b" %d", present
 
 
 class _Prefixes:

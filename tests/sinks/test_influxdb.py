@@ -31,7 +31,7 @@ from tidegauge.pipeline.testing import (
 )
 from tidegauge.sinks.influxdb import InfluxdbConfig, InfluxdbSink
 
-MEASUREMENTS = ("container", "host", "event", "gap", "network", "disk_io")
+MEASUREMENTS = ("container_info", "container", "host", "event", "gap", "network", "disk_io")
 TAGS = ("container", "host", "image", "name", "namespace", "epoch", "instance")
 SCHEMA = make_schema(fragment=PLUGIN_METRICS)
 
@@ -64,7 +64,7 @@ def gather(rows: Iterator[tuple[str, dict[str, str], int, dict[str, Any]]]) -> S
     """Samples in the contract's flat form from (measurement, tags, ts_ms, fields)."""
     found: dict[tuple[str, int, int], dict[str, Any]] = {}
     for measurement, tags, ts_ms, fields in rows:
-        if measurement in ("event", "gap"):
+        if measurement in ("container_info", "event", "gap"):
             continue
         labels = [v for k, v in tags.items() if v and k not in TAGS and not k.startswith("label_")]
         suffix = "" if measurement in ("host", "container") else f"[{labels[0]}]"
@@ -243,7 +243,7 @@ def test_rows_older_than_the_retention_are_named(influxd: Influxd, database: str
         sink.write([batch, msgspec.structs.replace(batch, samples=[bad], rows=[14])])
     assert caught.value.rejected.keys() == {11, 13, 14}
     assert "points beyond retention policy" in caught.value.rejected[11]
-    assert "64 bit" in caught.value.rejected[14]
+    assert "cpu_usage_ns: expected an integer of 64 bit" in caught.value.rejected[14]
     sink.close()
     assert [r["cpu_usage_ns"] for r in influxd.query("SELECT cpu_usage_ns FROM container", database)] == [future, future + 1]
 
@@ -326,6 +326,29 @@ def test_events_and_gaps_are_measurements(influxd: Influxd, database: str) -> No
         START_MS,
         {"row": 22, "rows": 12, "to_ms": START_MS + 9000},
     )
+
+
+@pytest.mark.integration
+def test_a_container_record_tells_whose_number_events_name(influxd: Influxd, database: str) -> None:
+    sink = opened(InfluxdbConfig(url=influxd.url, database=database, host="host-a"))
+    container = make_container(3, "/docker/abc", row=20)
+    sink.write([container, Event(START_MS, "oom_kill", 3, row=21)])
+    sink.close()
+    (row,) = influxd.query("SELECT * FROM container_info", database)
+    assert row.pop("time") == container.valid_from_ms
+    assert {k: v for k, v in row.items() if v is not None} == {
+        "container": "/docker/abc",
+        "container_number": "3",
+        "created_ms": container.created_ms,
+        "host": "host-a",
+        "image": container.image,
+        "instance": container.instance,
+        "name": container.name,
+        "row": 20,
+        "source": SOURCE,
+    }
+    (event,) = influxd.query("SELECT * FROM event", database)
+    assert event["container_number"] == "3"
 
 
 @pytest.mark.integration

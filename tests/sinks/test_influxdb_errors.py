@@ -254,3 +254,19 @@ def test_a_store_that_may_not_be_asked_is_still_written_to(store: Refusing) -> N
     store.write(later)
     store.sink.close()
     assert [len(body.split(b"\n")) for _, _, body in store.handler.requests] == [3, 2]
+
+
+def test_a_batch_that_comes_again_after_a_failure_is_sent_the_same(store: Refusing) -> None:
+    version: Any = "1" if store.handler.version.startswith("1") else "2"
+    store.sink = InfluxdbSink(InfluxdbConfig(url=store.url, version=version, regular_s=0.1))
+    store.write()
+    later = make_batch([make_sample(make_schema(), ts_ms=START_MS + t, cpu_usage_ns=t) for t in (250, 350)], first_row=4)
+    store.handler.answer = (500, {}, b"")
+    with pytest.raises(RetryableError):
+        store.write(later)
+    store.handler.answer = (204, {}, b"")
+    store.write(later)
+    store.sink.close()
+    _, (_, _, failed), (_, _, again) = store.handler.requests
+    assert failed == again
+    assert [int(line.rpartition(b" ")[2]) - START_MS for line in again.split(b"\n")] == [100, 200, 250, 300, 350]

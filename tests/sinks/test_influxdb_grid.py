@@ -174,7 +174,8 @@ def test_a_repeat_after_a_restart_sends_the_same(influxd: Influxd, database: str
     records = [batch(sample(3, 1)), batch(sample(15, 2), sample(26, 3))]
     write(influxd, database, *records)
     whole = stored(influxd, database)
-    influxd.query(f"DELETE FROM container WHERE time > {T0 + 3000}ms", database)
+    for at_s in (10, 20):
+        influxd.query(f"DELETE FROM container WHERE time = {T0 + at_s * 1000}ms", database)
     write(influxd, database, records[1])
     assert stored(influxd, database) == whole == [(3, 1), (10, 1), (15, 2), (20, 2), (26, 3)]
 
@@ -186,6 +187,13 @@ def test_a_gap_in_the_store_is_respected_after_a_restart(influxd: Influxd, datab
     write(influxd, database, batch(sample(25, 6)))
     held = [(10, 5), (20, 5)] if number == 2 else []
     assert stored(influxd, database) == [(0, 5), *held, (25, 6)]
+
+
+@pytest.mark.integration
+def test_a_gap_among_the_records_is_respected(influxd: Influxd, database: str) -> None:
+    gap = Gap(SOURCE, T0 + 1000, T0 + 14_000, "stall", row=9)
+    write(influxd, database, batch(sample(0, 5)), gap, batch(sample(25, 6), sample(31, 7)))
+    assert stored(influxd, database) == [(0, 5), (25, 6), (30, 6), (31, 7)]
 
 
 @pytest.mark.integration
