@@ -197,8 +197,7 @@ class SegmentReader:
                         if frame is not None:
                             return frame
                 found = block.find(FRAME_MARK, found + 1)
-            # The mark may lie across two blocks.
-            at += len(block) - FRAME_ALIGNMENT
+            at += len(block)  # no mark lies across two blocks: both are aligned
 
     def frames(self, at: int = DATA_START) -> Iterator[StoredFrame]:
         """Every whole frame of this use from this offset on; damage is passed over (its ends do not meet)."""

@@ -414,3 +414,61 @@ def test_an_empty_journal_reads_as_nothing(tmp_path: Path) -> None:
     put(writer, model, 200, b"unknown type", 3)
     assert [f.type for f in reader.read(writer.appended_row, 100) if not f.is_copy] == [200]
     writer.close()
+
+
+def test_a_reader_whose_segment_was_removed_is_told_that_it_was_recycled(tmp_path: Path) -> None:
+    writer, model = filled(tmp_path, 60)
+    reader = JournalReader(tmp_path, model.rows[5], 5)
+    reader.read(writer.appended_row, 1)
+    held = list_segments(tmp_path).segments[0].path
+    writer.set_needed(None)
+    assert not held.exists()
+    frames, losses = drain(reader, writer.appended_row)
+    assert [loss.reason for loss in losses] == ["bound"]
+    oldest = first_row(tmp_path)
+    assert losses[0].first_row == oldest.row
+    assert {f.first_row for f in model.frames if f.first_row >= oldest.row} <= {f.first_row for f in frames}
+    writer.close()
+
+
+def test_a_row_within_the_damaged_first_frame_of_a_start_is_counted_from_the_frame_behind(tmp_path: Path) -> None:
+    writer, model = filled(tmp_path, 3)
+    writer.close()
+    writer = JournalWriter(tmp_path, SMALL, model.heads)
+    writer.open()
+    lost = put(writer, model, 3, samples(model.live, b"first"), 5)
+    put(writer, model, 3, samples(model.live, b"second"), 5)
+    path = list_segments(tmp_path).segments[-1].path
+    path.write_bytes(path.read_bytes().replace(b"|first", b"|FIRST"))
+    row = lost.first_row + 2
+    assert JournalReader(tmp_path, row).accepted_before == model.accepted_before(row)
+    # The number after the last row of the first start was never given out.
+    row = model.frames[-3].end_row
+    assert JournalReader(tmp_path, row).accepted_before == model.accepted_before(row)
+    writer.close()
+
+
+def test_a_start_reads_headers_and_one_segment_whatever_the_backlog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+    pread = os.pread
+
+    def counting(fd: int, size: int, at: int) -> bytes:
+        nonlocal read
+        data = pread(fd, size, at)
+        read += len(data)
+        return data
+
+    costs = []
+    for count in (40, 800):
+        folder = tmp_path / str(count)
+        writer, model = filled(folder, count)
+        segments = writer.stats().segments
+        writer.close()
+        monkeypatch.setattr(os, "pread", counting)
+        read = 0
+        writer, _ = open_new(folder)
+        JournalReader(folder, model.rows[-1]).read(model.rows[-1] + 1, 1)
+        monkeypatch.undo()
+        costs.append(read - 2 * DATA_START * segments)
+        writer.close()
+    assert costs[1] <= costs[0] + 3 * SMALL.segment_bytes
