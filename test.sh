@@ -15,9 +15,10 @@ cd "$(dirname "$0")"
 packages=(
     influxdb victoria-metrics         # stores that the sinks write to and the tests read back
     qemu-system-x86 busybox-static    # boots a kernel with cgroup v2 alone, whatever this machine has
-    kmod e2fsprogs cpio               # the same: its modules, its disk
+    kmod                              # the modules of that kernel
     docker.io mmdebstrap              # a container engine, and an image made without a registry
-    iproute2 util-linux               # network namespaces, mounts, loop devices
+    iproute2 util-linux mount         # network namespaces, small file systems
+    gcc libc6-dev                     # the C program that the benchmarks are compared with
 )
 
 pytest=(.venv/bin/python -m pytest)
