@@ -6,11 +6,11 @@ while it was read is known from a damaged one. The format, and the rules of recy
 docs/journal.md.
 """
 
+from tidegauge.pipeline.journal.check import JournalInfo, SegmentReport, VerifyReport, info, verify
 from tidegauge.pipeline.journal.cursor import MAX_PAYLOAD, CursorFile
 from tidegauge.pipeline.journal.layout import BEGINNING, FORMAT_VERSION, Frame, Position
 from tidegauge.pipeline.journal.positions import first_row, row_at_time, row_within
 from tidegauge.pipeline.journal.reader import JournalReader, RowGone
-from tidegauge.pipeline.journal.verify import JournalInfo, SegmentReport, VerifyReport, info, verify
 from tidegauge.pipeline.journal.writer import JournalConfig, JournalStart, JournalStats, JournalWriter
 
 __all__ = [

@@ -96,7 +96,7 @@ def read_end(folder: Path) -> Position | None:
 
 
 def list_segments(folder: Path) -> Listing:
-    """Reads the header of every segment in the folder, about 10 us each; all empty if there is no folder.
+    """Reads the header of every segment in the folder, 10-20 us each; all empty if there is no folder.
 
     JournalError if a segment is of a later format: that is no damage, and must not be written over.
     """

@@ -57,7 +57,7 @@ class JournalInfo(msgspec.Struct, frozen=True):
 
 
 def info(folder: Path) -> JournalInfo:
-    """Summary of a journal, in a time that grows by 10 us a segment only. Safe beside a running writer."""
+    """Summary of a journal, in a time that grows by 10-20 us a segment only. Safe beside a running writer."""
     listing = list_segments(folder)
     end = read_end(folder)
     oldest = listing.segments[0].header if listing.segments else None
