@@ -27,7 +27,8 @@ def small(tmp_path: Path) -> Iterator[Path]:
     try:
         yield where
     finally:
-        subprocess.run(["umount", str(where)], check=True)
+        # Lazily: a failed test may have left a file open, and a mount that stays is in the way of every later run.
+        subprocess.run(["umount", "--lazy", str(where)], check=True)
 
 
 def fill(path: Path) -> None:
