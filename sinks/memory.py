@@ -1,0 +1,187 @@
+"""The last samples of each container in RAM: what the compatible API and the web page answer from.
+
+Needs no privileges. Bounded by age and by bytes; a restart begins it anew, and its runner then reads the log again as far back
+as the age bound.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from tidegauge.pipeline.plugin import Point
+from tidegauge.pipeline.records import Batch, Container, End, Metric, Record, Sample, Schema, TableRows, Value
+
+_ENDED_LIMIT = 10_000
+_SAMPLE_BYTES = 136
+_SLOT_BYTES = 8
+_NUMBER_BYTES = 30
+_ROW_BYTES = 120
+
+
+class MemoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Both bounds hold; the oldest samples go first."""
+
+    storage_duration_s: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+    """Samples older than this, against the newest one, are let go."""
+    limit_bytes: Annotated[int, msgspec.Meta(ge=1)] = 64 << 20
+    """RAM for samples, as estimated from their number of values."""
+
+
+class _Series:
+    """Samples of one container number, by time."""
+
+    __slots__ = ("container", "samples")
+
+    def __init__(self, container: Container) -> None:
+        self.container = container
+        self.samples: deque[Sample] = deque()
+
+
+class MemorySink:
+    """A sink and a HistoryReader. `write` on the runner's thread, the reading methods on any."""
+
+    Config = MemoryConfig
+    takes: tuple[type, ...] = (Batch, Container, End)
+    cursor_lasts: ClassVar[bool] = False
+
+    def __init__(self, config: MemoryConfig) -> None:
+        self.reach_back_s = config.storage_duration_s
+        self._age_ms = round(config.storage_duration_s * 1000)
+        self._limit_bytes = config.limit_bytes
+        self._lock = threading.Lock()
+        self._series: dict[int, _Series] = {}
+        self._live: dict[int, Container] = {}
+        self._ended: dict[int, None] = {}
+        self._schemas: dict[int, Schema] = {}
+        self._batches: deque[tuple[int, int, Sequence[Sample]]] = deque()
+        self._bytes = 0
+        self._newest_row = -1
+        self._newest_ms = 0
+
+    def open(self) -> None: ...
+
+    def write(self, records: Sequence[Record]) -> None:
+        with self._lock:
+            for record in records:
+                if isinstance(record, Batch):
+                    self._add(record)
+                elif isinstance(record, Container):
+                    self._live[record.number] = record
+                    if record.number in self._series:
+                        self._series[record.number].container = record
+                elif isinstance(record, End):
+                    self._live.pop(record.container, None)
+                    self._ended[record.container] = None
+                    if len(self._ended) > _ENDED_LIMIT:
+                        del self._ended[next(iter(self._ended))]
+            self._let_go()
+
+    def close(self) -> None: ...
+
+    @property
+    def used_bytes(self) -> int:
+        """RAM that the samples take, as estimated."""
+        return self._bytes
+
+    def live_containers(self) -> Sequence[Container]:
+        """Containers that have not ended, with their newest metadata, ordered by path."""
+        with self._lock:
+            newest = {c.instance: c for _, c in sorted(self._live.items())}
+        return sorted(newest.values(), key=lambda c: c.path)
+
+    def points(self, instance: str, start_ms: int | None, end_ms: int | None, limit: int | None) -> Sequence[Point]:
+        """The newest `limit` points within [start, end] of an instance, oldest first, all epochs in log order."""
+        with self._lock:
+            numbers = sorted(n for n, s in self._series.items() if s.container.instance == instance)
+            found = [
+                sample
+                for number in numbers
+                for sample in self._series[number].samples
+                if (start_ms is None or sample.ts_ms >= start_ms) and (end_ms is None or sample.ts_ms <= end_ms)
+            ]
+            schemas = {s.schema: self._schemas[s.schema] for s in found}
+        if limit is not None:
+            found = found[len(found) - limit :] if 0 < limit < len(found) else found[: max(limit, 0)]
+        return [_point(sample, schemas[sample.schema]) for sample in found]
+
+    def _add(self, batch: Batch) -> None:
+        if not batch.samples:
+            return
+        self._schemas.update(batch.schemas)
+        all_series, ended = self._series, self._ended
+        cost = 0
+        for sample in batch.samples:
+            number = sample.container
+            series = all_series.get(number)
+            if series is None:
+                series = all_series[number] = _Series(batch.containers[number])
+                if number not in ended and number not in self._live:
+                    self._live[number] = series.container
+            samples = series.samples
+            if not samples or sample.ts_ms > samples[-1].ts_ms:
+                samples.append(sample)
+            else:
+                _insert(samples, sample)
+            values = sample.values
+            cost += _SAMPLE_BYTES + (_SLOT_BYTES + _NUMBER_BYTES) * len(values) - _NUMBER_BYTES * values.count(None)
+            for rows in sample.tables:
+                if rows:
+                    cost += len(rows) * (_ROW_BYTES + (_SLOT_BYTES + _NUMBER_BYTES) * len(rows[0]))
+        ts_ms = batch.samples[-1].ts_ms
+        # A row that comes late, out of the dead letters say, must not make all others look as if they came from the future.
+        if batch.rows[0] > self._newest_row:
+            self._newest_row = batch.rows[-1]
+            self._newest_ms = ts_ms
+        self._batches.append((ts_ms, cost, batch.samples))
+        self._bytes += cost
+
+    def _let_go(self) -> None:
+        batches = self._batches
+        while batches and (abs(self._newest_ms - batches[0][0]) > self._age_ms or self._bytes > self._limit_bytes):
+            _, cost, samples = batches.popleft()
+            self._bytes -= cost
+            for sample in samples:
+                series = self._series.get(sample.container)
+                if series is None:
+                    continue
+                if series.samples and series.samples[0] is sample:
+                    series.samples.popleft()
+                else:
+                    _remove(series.samples, sample)
+                if not series.samples:
+                    del self._series[sample.container]
+
+
+def _insert(samples: deque[Sample], sample: Sample) -> None:
+    """Puts a sample that comes late, or again, in its place: one a time."""
+    for i, other in enumerate(samples):
+        if other.ts_ms == sample.ts_ms:
+            samples[i] = sample
+            return
+        if other.ts_ms > sample.ts_ms:
+            samples.insert(i, sample)
+            return
+
+
+def _remove(samples: deque[Sample], sample: Sample) -> None:
+    for i, other in enumerate(samples):
+        if other is sample:
+            del samples[i]
+            return
+
+
+def _point(sample: Sample, schema: Schema) -> Point:
+    return Point(
+        sample.ts_ms,
+        sample.is_closing,
+        {m.name: v for m, v in zip(schema.metrics, sample.values, strict=True) if v is not None},
+        {t.name: dict(_rows(t.metrics, rows)) for t, rows in zip(schema.tables, sample.tables, strict=False) if rows},
+    )
+
+
+def _rows(metrics: Sequence[Metric], rows: TableRows) -> Iterator[tuple[str, dict[str, Value]]]:
+    for name, *cells in rows:
+        yield str(name), {m.name: v for m, v in zip(metrics, cells, strict=True) if isinstance(v, int | float)}
