@@ -7,6 +7,7 @@ the kernel's event queue overflows or watches run out (`fs.inotify.max_user_watc
 Needs the right to read the hierarchy's directories, no more.
 """
 
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from inotify_simple import INotify, flags
 
 from tidegauge.pipeline.plugin import Hierarchy
 
+_LOG = logging.getLogger(__name__)
 _MASK = flags.CREATE | flags.DELETE | flags.MOVED_FROM | flags.MOVED_TO | flags.ONLYDIR | flags.DONT_FOLLOW
 _LEAF_LINKS = 2
 """Links of a kernfs directory without directories in it; such a one is not scanned."""
@@ -69,6 +71,15 @@ def walk(hierarchies: Sequence[Hierarchy], is_pruned: IsPruned) -> Walked:
     return found
 
 
+def _inotify() -> INotify | None:
+    """None if this user has no more inotify instances (`fs.inotify.max_user_instances`)."""
+    try:
+        return INotify()
+    except OSError as exc:
+        _LOG.warning("no inotify (%s): new containers are found by walking alone", exc)
+        return None
+
+
 class Discovery:
     """The directories of all hierarchies as last seen. One thread.
 
@@ -80,13 +91,15 @@ class Discovery:
         self._roots = [str(h.root) for h in self.hierarchies]
         self._trees: list[dict[str, int]] = [{} for _ in self.hierarchies]
         self._is_pruned = is_pruned
-        self._inotify = INotify()
+        self._inotify = _inotify()
+        self._silence = os.eventfd(0, os.EFD_CLOEXEC)
+        """Stands in for inotify where there is none: never readable."""
         self._watched: dict[int, tuple[int, str]] = {}
         self.needs_walk = False
         """True after events were lost; whoever starts a walk sets it back."""
         self.overflows = 0
         self.unwatched = 0
-        """Directories that got no watch; only walks find what is made in them."""
+        """Times that a directory got no watch; only walks find what is made in it."""
 
     @property
     def is_pruned(self) -> IsPruned:
@@ -94,7 +107,7 @@ class Discovery:
 
     def fileno(self) -> int:
         """Becomes readable when something changed."""
-        fd: int = self._inotify.fileno()
+        fd: int = self._silence if self._inotify is None else self._inotify.fileno()
         return fd
 
     def pairs(self, path: str) -> dict[str, int]:
@@ -125,6 +138,8 @@ class Discovery:
     def read(self) -> Iterable[str]:
         """Takes the events that wait. Does not block."""
         touched: dict[str, None] = {}
+        if self._inotify is None:
+            return touched
         for wd, mask, _cookie, name in self._inotify.read(timeout=0):
             if mask & flags.Q_OVERFLOW:
                 self.overflows += 1
@@ -160,7 +175,12 @@ class Discovery:
         return self.reconcile(walk(self.hierarchies, is_pruned))
 
     def close(self) -> None:
-        self._inotify.close()
+        """Safe twice."""
+        if self._inotify is not None:
+            self._inotify.close()
+        if self._silence >= 0:
+            os.close(self._silence)
+            self._silence = -1
 
     def _look(self, h: int, path: str, touched: dict[str, None]) -> None:
         inode: int | None = None
@@ -182,12 +202,7 @@ class Discovery:
             if self._is_pruned(path):
                 continue
             full = full_path(root, path)
-            try:
-                self._watched[self._inotify.add_watch(full, _MASK)] = (h, path)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except OSError:
-                self.unwatched += 1
+            self._watch(h, path, full)
             try:
                 status = os.stat(full, follow_symlinks=False)
             except OSError:
@@ -199,6 +214,19 @@ class Discovery:
                 touched[path] = None
             if status.st_nlink != _LEAF_LINKS:
                 stack.extend(_children(root, path))
+
+    def _watch(self, h: int, path: str, full: str) -> None:
+        if self._inotify is None:
+            self.unwatched += 1
+            return
+        try:
+            self._watched[self._inotify.add_watch(full, _MASK)] = (h, path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as exc:
+            if not self.unwatched:
+                _LOG.warning("no watch on %s (%s): what is made in such directories is found by walking alone", full, exc)
+            self.unwatched += 1
 
     def _remove(self, h: int, path: str, touched: dict[str, None]) -> None:
         tree = self._trees[h]

@@ -42,6 +42,7 @@ class Handover:
             self._schemas.add(schema.id)
             self._items.insert(-1, schema)
         self._stats.samples += 1
+        self._stats.closing_samples += sample.is_closing
         samples.append(sample)
 
     def clock_changed(self) -> None:

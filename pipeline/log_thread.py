@@ -97,17 +97,15 @@ class Frame(NamedTuple):
 def frames_of(items: Sequence[Item]) -> Iterator[Frame]:
     """Items encoded, in order; long lists of samples in parts. What cannot be encoded is left out and logged."""
     for item in items:
-        if isinstance(item, list):
+        try:
+            if not isinstance(item, list):
+                yield Frame(*encode_record(item), 1, item)
+                continue
             for start in range(0, len(item), MAX_FRAME_SAMPLES):
                 part = item[start : start + MAX_FRAME_SAMPLES]
                 yield Frame(RecordType.SAMPLES, encode_samples(part), len(part), None)
-            continue
-        try:
-            type_, payload = encode_record(item)
         except (TypeError, ValueError, OverflowError) as exc:
-            _LOG.error("a record of type %s cannot be written: %s", type(item).__name__, exc)
-            continue
-        yield Frame(type_, payload, 1, item)
+            _LOG.error("what cannot be encoded is not written (%s): %s", type(item).__name__, exc)
 
 
 def without_samples(items: Sequence[Item]) -> tuple[list[Item], int]:

@@ -40,6 +40,16 @@ class Source(NamedTuple):
             bool(getattr(collector, "is_slow", False)),
         )
 
+    def close(self) -> None:
+        """Has the collector give back what it holds itself, if it holds anything."""
+        close = getattr(self.collector, "close", None)
+        if close is None:
+            return
+        try:
+            close()
+        except Exception as exc:  # noqa: BLE001 - a plug-in's failure must not keep the others from closing
+            _LOG.warning("collector %s: close failed: %s", self.name, exc)
+
 
 def in_order(collectors: Sequence[tuple[str, Any]]) -> tuple[Source, ...]:
     """Sources in the order of reading: those that know cgroups first, so that CPU counters are read nearest to the time."""
@@ -132,7 +142,9 @@ class Reading:
             (slot.reader.probe for slot in self._slots if isinstance(slot.reader, ProbeReader)), None
         )
         self.probe_source = next((s.source.name for s in self._slots if isinstance(s.reader, ProbeReader)), None)
-        self._parks = [park for slot in self._slots if (park := getattr(slot.reader, "park", None)) is not None]
+        self._parks = [
+            (slot.source.name, park) for slot in self._slots if (park := getattr(slot.reader, "park", None)) is not None
+        ]
         self.is_open = False
         """True if readers may hold more than the probe's descriptor."""
         names: dict[str, int] = {}
@@ -151,6 +163,11 @@ class Reading:
         self._widths = [1 + len(t.metrics) for t in self.schema.tables]
         self.held = tuple(m.held_by_cpu for m in self.schema.metrics)
         self.held_tables = tuple(all(m.held_by_cpu for m in t.metrics) for t in self.schema.tables)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if no collector has anything to say of this container."""
+        return not self._slots and not self._slow
 
     def read(self, is_tolerant: bool) -> tuple[Values, Tables]:
         """Values and tables in the order of the schema.
@@ -172,11 +189,11 @@ class Reading:
     def park(self) -> None:
         """Closes all descriptors but the probe's."""
         self.is_open = False
-        for park in self._parks:
+        for name, park in self._parks:
             try:
                 park()
             except Exception as exc:  # noqa: BLE001 - a plug-in's error is counted and leaves the rest alone
-                self._faults.failed("park", self.container, exc)
+                self._faults.failed(name, self.container, exc)
 
     def close(self) -> None:
         self.is_open = False
@@ -256,7 +273,11 @@ class Reading:
     def _clean_rows(self, rows: TableRows, width: int) -> TableRows:
         """Rows as they may be stored. A row of the wrong shape is left out and counted."""
         fine = all(
-            row.__class__ is tuple and len(row) == width and row[0].__class__ is str and all(map(is_storable, row[1:]))
+            row.__class__ is tuple
+            and len(row) == width
+            and row[0].__class__ is str
+            and row[0].isascii()  # type: ignore[union-attr]
+            and all(map(is_storable, row[1:]))
             for row in rows
         )
         if fine:
@@ -268,7 +289,8 @@ class Reading:
                 continue
             values = tuple(v if is_storable(v) else None for v in row[1:])
             self._faults.absurd_values += sum(c is None and v is not None for c, v in zip(values, row[1:], strict=True))
-            cleaned.append((row[0], *values))
+            label = row[0].encode("utf-8", "backslashreplace").decode()
+            cleaned.append((label, *values))
         return tuple(cleaned)
 
 

@@ -22,6 +22,8 @@ class Tree(Protocol):
     """What is used of Discovery; tests give their own."""
 
     needs_walk: bool
+    overflows: int
+    unwatched: int
 
     @property
     def hierarchies(self) -> tuple[Hierarchy, ...]: ...

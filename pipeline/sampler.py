@@ -20,7 +20,7 @@ from tidegauge.pipeline.clock import THRESHOLD_NS, Clock, ClockWatch, MachineClo
 from tidegauge.pipeline.cohort import Cohort, Live
 from tidegauge.pipeline.discovery import Discovery, walk
 from tidegauge.pipeline.handover import Handover
-from tidegauge.pipeline.housekeeping import is_pruned, next_interval
+from tidegauge.pipeline.housekeeping import is_pruned, next_interval, spread
 from tidegauge.pipeline.identity import Origin
 from tidegauge.pipeline.log_thread import Outlet
 from tidegauge.pipeline.plugin import Hierarchy, HierarchySource
@@ -108,6 +108,8 @@ class Sampler:
         return {
             **self.stats.values(),
             "collect_errors": dict(self.faults.counts),
+            "discovery_overflows": self._tree.overflows,
+            "unwatched_directories": self._tree.unwatched,
             "absurd_values": self.faults.absurd_values + sum(getattr(s.collector, "absurd_values", 0) for s in self._sources),
         }
 
@@ -165,6 +167,10 @@ class Sampler:
         self._handover.flush()
         self._roster.close()
         self._tree.close()
+        for slow in self.slow:
+            slow.close()
+        for source in self._sources:
+            source.close()
         if self._wake >= 0:
             os.close(self._wake)
             self._wake = -1
@@ -281,13 +287,15 @@ class Sampler:
             self._equip(live)
         reading = live.reading
         assert reading is not None
+        if reading.is_empty:
+            self._pass_over(live, cohort, due_ns)
+            return
         ts_ms = max(self._now_ms(), live.last_ms + 1)
         probed = self._probe(live)
         has_moved = probed is None or probed != live.probed
         if has_moved and still_ms is not None and reading.probe is not None and live.probed is not None:
             closing = live.closing(still_ms)
             if closing is not None:
-                self.stats.closing_samples += 1
                 self._handover.add_sample(*closing)
                 ts_ms = max(ts_ms, live.last_ms + 1)
         was_open = reading.is_open
@@ -305,9 +313,12 @@ class Sampler:
             has_moved = live.stored is None or (values, tables) != live.stored[1:]
         live.probed = probed
         self._handover.add_sample(live.sample(ts_ms, values, tables), reading.schema)
-        live.interval_s = next_interval(live.policy, live.interval_s, has_moved)
+        before_s = live.interval_s
+        live.interval_s = next_interval(live.policy, before_s, has_moved)
         if live.interval_s > live.policy.base_s:
-            cohort.rest(live, due_ns + round(live.interval_s * 1e9))
+            is_longer = live.interval_s > max(before_s, 2 * live.policy.base_s)
+            wait_s = spread(live.interval_s, live.record.number) if is_longer else live.interval_s
+            cohort.rest(live, due_ns + round(wait_s * 1e9))
             reading.park()
         else:
             cohort.activate(live)
@@ -317,12 +328,21 @@ class Sampler:
     def _probe(self, live: Live) -> int | None:
         """What the probe says, None if it fails; the reading that follows finds out whether the container is gone."""
         try:
-            return live.probe()
+            probed = live.probe()
         except FileNotFoundError:
             return None
         except Exception as exc:  # noqa: BLE001 - one plug-in's failure never stops another
             self.faults.failed("probe", live.record, exc)
             return None
+        self.faults.worked("probe", live.record.number)
+        return probed
+
+    def _pass_over(self, live: Live, cohort: Cohort, due_ns: int) -> None:
+        """Nobody has anything to say of it: no sample; asked again at growing intervals, for that may change."""
+        if self._roster.is_here(live):
+            live.needs_readers = True
+            live.interval_s = next_interval(live.policy, live.interval_s, False)
+            cohort.rest(live, due_ns + round(live.interval_s * 1e9))
 
     def _equip(self, live: Live) -> None:
         number = live.record.number

@@ -23,9 +23,21 @@ class SlowReadings:
         self._readers: dict[int, Reader | None] = {}
         self._fresh: dict[int, tuple[Values, Tables] | Exception] = {}
         self._lock = threading.Lock()
+        self._round = threading.Lock()
 
     def run(self) -> None:
         """One round over all containers. Errors wait for `take`; a container that is gone is passed over."""
+        with self._round:
+            self._run()
+
+    def close(self) -> None:
+        """Gives the readers back, unless a round still hangs: then they end with the program."""
+        if self._round.acquire(blocking=False):
+            for number in list(self._readers):
+                self._forget(number)
+            self._round.release()
+
+    def _run(self) -> None:
         containers = self.containers
         numbers = {c.number for c in containers}
         for number in [n for n in self._readers if n not in numbers]:

@@ -67,6 +67,7 @@ class FakeTree:
         self.seen: dict[str, dict[str, int]] = {}
         self.is_deaf = False
         self.needs_walk = False
+        self.overflows = self.unwatched = 0
         self.is_pruned: IsPruned = lambda path: False
         self._pipe = os.pipe()
 

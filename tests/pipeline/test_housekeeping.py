@@ -1,9 +1,12 @@
 """Intervals as a pure function of what was seen."""
 
+from collections import Counter
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegauge.pipeline.housekeeping import Policy, is_included, is_pruned, next_interval, policy_of
+from tidegauge.pipeline.housekeeping import Policy, is_included, is_pruned, next_interval, policy_of, spread
 from tidegauge.pipeline.sampler_config import PolicyConfig, SamplerConfig
 
 policies = st.builds(
@@ -39,6 +42,18 @@ def test_without_a_change_it_never_shrinks_and_with_one_it_is_the_base(policy: P
     intervals = run(policy, changes)
     for before, after, has_changed in zip(intervals, intervals[1:], changes, strict=False):
         assert after == policy.base_s if has_changed or not policy.is_dynamic else after >= before
+
+
+@given(st.floats(0.01, 1000), st.integers(1, 10**6))
+def test_a_wait_is_shortened_by_at_most_half(interval_s: float, number: int) -> None:
+    assert interval_s / 2 <= spread(interval_s, number) <= interval_s
+
+
+@pytest.mark.parametrize("first", [1, 77, 5000])
+def test_containers_made_together_are_spread_evenly(first: int) -> None:
+    ticks = Counter(int(spread(60, n)) for n in range(first, first + 300))
+    assert set(ticks) <= set(range(30, 61))
+    assert max(ticks.values()) <= 13
 
 
 def test_the_first_policy_that_matches_holds_and_leaves_the_rest_as_it_was() -> None:
