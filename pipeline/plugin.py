@@ -1,6 +1,7 @@
-"""The interfaces that plug-ins implement: Collector, Reader, Sink and their optional abilities. Public API.
+"""The interfaces that plug-ins implement: Collector, Reader, Runtime, Sink and their optional abilities. Public API.
 
-Both kinds register by entry point (`tidegauge.collectors`, `tidegauge.sinks`); ours do it exactly as a stranger's.
+All register by entry point (`tidegauge.collectors`, `tidegauge.runtimes`, `tidegauge.sinks`); ours do it exactly as a
+stranger's.
 A plug-in class has `Config`, a frozen msgspec Struct with a default for every field; the registry fills it from the table
 that bears the plug-in's name. Fields called `proc`, `sys`, `rootfs`, `state_dir` or `host` take the program's settings of
 these names unless the table sets them.
@@ -8,7 +9,9 @@ these names unless the table sets them.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+import msgspec
 
 from tidegauge.pipeline.records import Container, Metric, Record, TableRows, Value, Values
 
@@ -85,6 +88,99 @@ class HierarchySource(Protocol):
 
     def hierarchies(self) -> tuple[Hierarchy, ...]:
         """Every hierarchy to watch; () if this kernel has none. The order is the order of preference for identity."""
+        ...
+
+
+class RuntimeRef(NamedTuple):
+    """What a cgroup's path says of the container that it belongs to."""
+
+    runtime: str
+    """Word for records: `docker`, `systemd` ..."""
+    id: str
+    """The runtime's id of the container; of a unit or a machine its name, of a Kubernetes pod its uid."""
+    part: str = ""
+    """Where below the container's own cgroup this one lies; empty for the container itself."""
+    pod_uid: str | None = None
+    name: str | None = None
+    """Set where the path alone tells it."""
+    namespace: str = ""
+    """Of the runtime, where ids are unique only within one (containerd)."""
+
+
+class Metadata(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runtime says of a container. None or empty: it does not say. Times in ms UTC."""
+
+    name: str | None = None
+    aliases: tuple[str, ...] = ()
+    namespace: str | None = None
+    """The runtime's word for itself; (namespace, alias) names one container of the host."""
+    image: str | None = None
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """All of them; the allow-list is applied by who makes records."""
+    environment: Mapping[str, str] = msgspec.field(default_factory=dict)
+    created_ms: int | None = None
+    started_ms: int | None = None
+    restart_count: int | None = None
+    health: str | None = None
+    exit_code: int | None = None
+    """Of a container that does not run."""
+    is_running: bool = True
+    pid: int | None = None
+    addresses: tuple[str, ...] = ()
+    """IP addresses of the container itself, not of one whose network it shares."""
+    network: str | None = None
+    """`own`, `host` or `container:ID`."""
+    pod: str | None = None
+    pod_namespace: str | None = None
+    pod_uid: str | None = None
+
+
+class RuntimeNews(NamedTuple):
+    """What a runtime tells unasked."""
+
+    kind: Literal["connected", "changed", "exited"]
+    """`connected`: from now on every change is told. `changed`: ask again. `exited`: its main process ended."""
+    id: str = ""
+    exit_code: int | None = None
+
+
+class Runtime(Protocol):
+    """Recognises containers of one runtime by their cgroup paths."""
+
+    Config: ClassVar[type[Any]]
+
+    def __init__(self, config: Any) -> None: ...
+
+    def identify(self, path: str) -> RuntimeRef | None:
+        """What the path says, or None if no container of this runtime lies there. Pure; called in the sampling thread.
+
+        A path that several runtimes take is asked of all of them.
+        """
+        ...
+
+
+@runtime_checkable
+class Describer(Protocol):
+    """A runtime that can be asked. Each has a thread of its own, so it may block, but must end within its own deadline."""
+
+    def describe(self, ref: RuntimeRef) -> Metadata | None:
+        """What it says; None if it does not know the container (yet): it is asked again later.
+
+        NoData: it is not there, or we may not ask: nobody is told. CollectError, OSError: it is asked again, and logged once.
+        """
+        ...
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """A describer that tells of changes, and can say cheaply whether any were missed."""
+
+    def watch(self, tell: Callable[[RuntimeNews], None], is_stopping: Callable[[], bool]) -> None:
+        """Follows the runtime until the connection ends or it is to stop. Errors as of `describe`. A thread of its own."""
+        ...
+
+    def survey(self) -> Mapping[str, object]:
+        """For each running container's id something that differs once its metadata do. Errors as of `describe`."""
         ...
 
 

@@ -121,6 +121,21 @@ class Container(msgspec.Struct, frozen=True, array_like=True):
     labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     started_ms: int | None = None
     row: int = 0
+    runtime: str | None = None
+    """Who made the cgroup: `docker`, `podman`, `containerd`, `crio`, `lxc`, `systemd`, `machine`, `kubernetes` (a pod)."""
+    container_id: str | None = None
+    """The runtime's own id, also for a cgroup inside the container."""
+    runtime_created_ms: int | None = None
+    """When the runtime made the container; its cgroup is a new one after each restart."""
+    restart_count: int | None = None
+    health: str | None = None
+    """`starting`, `healthy` or `unhealthy`; None without a health check."""
+    network: str | None = None
+    """Whose network namespace it lives in: `own`, `host`, or `container:ID`."""
+    pod: str | None = None
+    pod_namespace: str | None = None
+    pod_uid: str | None = None
+    environment: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def is_host(self) -> bool:

@@ -10,6 +10,7 @@ import msgspec
 from tidegauge.pipeline.errors import ConfigError
 
 COLLECTORS = "tidegauge.collectors"
+RUNTIMES = "tidegauge.runtimes"
 SINKS = "tidegauge.sinks"
 
 
