@@ -55,7 +55,7 @@ def effective(config: Config, *, every_sink: bool = False) -> dict[str, Any]:
     for name, table in sorted(tables.items()):
         _, options, own = configuration.split_sink(name, table, config)
         values = msgspec.to_builtins(own, enc_hook=str) | msgspec.to_builtins(options)
-        out["sinks"][name] = {k: "***" if k in SECRET_KEYS and v else v for k, v in values.items()}
+        out["sinks"][name] = {k: "***" if k in SECRET_KEYS else v for k, v in values.items() if v or k not in SECRET_KEYS}
     out["collectors"] = {}
     for name, table in configuration.collector_tables(config).items():
         own = registry.configure(registry.load(registry.COLLECTORS, name), f"collectors.{name}", table, config.settings)

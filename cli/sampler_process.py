@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tidegauge.pipeline import collecting, logs, sampling
+from tidegauge.pipeline.account import furthest_cursor
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.identity import Origin, live_containers
@@ -69,8 +70,9 @@ def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, s
     logs.configure("sampler", config.log.level, config.log.format)
     collectors, catalogue = collecting.build(config)
     heads = Heads()
-    writer = JournalWriter(StateDir(config.state_dir).journal, config.journal, heads.frames)
-    found = writer.open()
+    state = StateDir(config.state_dir)
+    writer = JournalWriter(state.journal, config.journal, heads.frames)
+    found = writer.open(furthest_cursor(state.server))
     if found.lost_rows or found.damaged:
         log.warning("the journal is damaged at its end: %d places, %d rows known to be lost", found.damaged, found.lost_rows)
     known = live_containers((frame.type, frame.payload) for frame in found.frames)

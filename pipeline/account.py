@@ -5,9 +5,11 @@ In rows, from the sink's start row, at every moment: `accepted = written + filte
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
+from tidegauge.pipeline.journal import BEGINNING, CursorFile, Position
 from tidegauge.pipeline.records import Batch, Gap, Record
 
 MAX_GAPS = 16
@@ -179,3 +181,23 @@ class Progress:
             self.lost[-1] = last.merged(lost)
         else:
             self.lost.append(lost)
+
+
+def furthest_cursor(folder: Path) -> Position:
+    """The furthest place of any cursor in the folder, those of sinks that no longer run included; BEGINNING if none.
+
+    Cursors that cannot be read are passed over.
+    """
+    furthest = BEGINNING
+    for path in sorted(folder.glob("*.cursor")):
+        file = CursorFile(path)
+        try:
+            payload = file.load()
+            if payload is not None:
+                record = msgspec.msgpack.decode(payload, type=CursorRecord)
+                furthest = max(furthest, Position(record.row, record.accepted_before))
+        except (OSError, msgspec.DecodeError):
+            continue
+        finally:
+            file.close()
+    return furthest

@@ -107,6 +107,11 @@ class Table:
             self._lines_left -= 1
             yield self._line(sample, batch.schemas[sample.schema], batch.containers.get(sample.container))
 
+    def remember(self, batch: Batch) -> None:
+        """Takes the samples as those before, without a line: rates of the next ones start from them."""
+        for sample in batch.samples:
+            self._line(sample, batch.schemas[sample.schema], batch.containers.get(sample.container))
+
     def _line(self, sample: Sample, schema: Schema, container: Container | None) -> str:
         values: Mapping[str, Value] = dict(zip(schema.names, sample.values, strict=True))
         if len(self._before) > _REMEMBERED:

@@ -106,18 +106,19 @@ def test_once_reads_the_host_twice_and_opens_no_state(tmp_path: Path) -> None:
     done = _run("once", "--format", "json", "--set", "sampler.base_interval_s=0.2", "--state-dir", str(state))
     assert done.returncode == 0, done.stderr
     host = [row for line in done.stdout.splitlines() if (row := json.loads(line))["container"] == "/"]
-    assert len(host) >= 2
+    assert len(host) == 1
     meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     total = int(meminfo["MemTotal"].split()[0]) * 1024
     assert host[-1]["metrics"]["host_memory_total_bytes"] == total
-    assert host[-1]["metrics"]["uptime_seconds"] >= host[0]["metrics"]["uptime_seconds"]
+    assert 0 < host[-1]["metrics"]["uptime_seconds"] <= float(Path("/proc/uptime").read_text().split()[0])
     assert not state.exists()
 
 
 def test_once_as_a_table_names_every_container(tmp_path: Path) -> None:
     done = _run("once", "--set", "sampler.base_interval_s=0.2", "--state-dir", str(tmp_path / "state"))
     assert done.returncode == 0, done.stderr
-    assert any(line.split()[:1] == ["/"] for line in done.stdout.splitlines()), done.stdout
+    [host] = [words for line in done.stdout.splitlines() if "/" in (words := line.split())]
+    assert host[2] != "-", "the rate between the two readings"
 
 
 def test_db_knows_its_revision_and_upgrades(tmp_path: Path) -> None:

@@ -221,3 +221,15 @@ def test_the_log_is_read_by_the_public_reader_as_the_program_left_it(tmp_path: P
     reader = JournalReader(program.state / "journal", found.first_row)
     assert sum(f.rows for f in reader.read(found.end_row, 1 << 30)) == found.accepted
     reader.close()
+
+
+def test_an_emptied_journal_uses_no_row_again(tmp_path: Path, cgroups: dict[str, Path]) -> None:
+    program = Program(tmp_path, config())
+    with program:
+        eventually(lambda: program.account("sql")["written"] > 20, 30)
+    for path in (program.state / "journal").iterdir():
+        path.unlink()
+    with program:
+        before = program.account("sql")["written"]
+        eventually(lambda: program.account("sql")["written"] > before + 20, 30)
+    assert program.sql("SELECT source, row FROM event GROUP BY 1, 2 HAVING count(*) > 1") == []
