@@ -148,7 +148,10 @@ class Discovery:
                 self._watched.pop(wd, None)
             elif mask & flags.ISDIR and name and wd in self._watched and _is_text(name):
                 h, parent = self._watched[wd]
-                self._look(h, f"/{name}" if parent == "/" else f"{parent}/{name}", touched)
+                path = f"/{name}" if parent == "/" else f"{parent}/{name}"
+                self._look(h, path, touched)
+                if mask & flags.MOVED_FROM:
+                    self._look_below(h, path, touched)
         return touched
 
     def check(self, path: str) -> Iterable[str]:
@@ -190,7 +193,8 @@ class Discovery:
             except OSError:
                 inode = None
         if inode is None:
-            self._remove(h, path, touched)
+            if self._trees[h].pop(path, None) is not None:
+                touched[path] = None
         elif self._trees[h].get(path) != inode:
             self._add(h, path, touched)
 
@@ -228,9 +232,7 @@ class Discovery:
                 _LOG.warning("no watch on %s (%s): what is made in such directories is found by walking alone", full, exc)
             self.unwatched += 1
 
-    def _remove(self, h: int, path: str, touched: dict[str, None]) -> None:
-        tree = self._trees[h]
-        below = "/" if path == "/" else path + "/"
-        for gone in [p for p in tree if p == path or p.startswith(below)]:
-            del tree[gone]
-            touched[gone] = None
+    def _look_below(self, h: int, path: str, touched: dict[str, None]) -> None:
+        """What lay below a directory that was renamed tells nothing of itself; one that is removed is empty."""
+        for child in [p for p in self._trees[h] if p.startswith(path + "/")]:
+            self._look(h, child, touched)

@@ -276,7 +276,7 @@ class Reading:
             row.__class__ is tuple
             and len(row) == width
             and row[0].__class__ is str
-            and row[0].isascii()  # type: ignore[union-attr]
+            and row[0].isascii()
             and all(map(is_storable, row[1:]))
             for row in rows
         )

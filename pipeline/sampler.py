@@ -28,9 +28,11 @@ from tidegauge.pipeline.reading import Faults, Readings, SlowSource, Source, Van
 from tidegauge.pipeline.records import Container, Event
 from tidegauge.pipeline.roster import Roster, Tree
 from tidegauge.pipeline.sampler_config import SamplerConfig
-from tidegauge.pipeline.sampler_stats import SamplerStats
+from tidegauge.pipeline.sampler_stats import LATE_NS, SamplerStats
 from tidegauge.pipeline.slow import SlowReadings
 
+_RECOUNT_TICKS = 60
+"""Descriptors are counted at least once in so many ticks."""
 _SETTLE_MS = 20.0
 """Wait after the first event of discovery: on v1 the directories of a container are made one after another."""
 
@@ -237,7 +239,9 @@ class Sampler:
         now_ms = self._now_ms()
         self.stats.ticks += 1
         self.stats.lateness.observe(late_ns)
-        self.stats.late_ticks += 2 * late_ns > cohort.base_ns
+        self.stats.late_ticks += late_ns > LATE_NS
+        if self.stats.ticks % _RECOUNT_TICKS == 1:
+            self._descriptors.recount()
         if late_ns > 2 * cohort.base_ns and now_ms > cohort.served_ms:
             self._stalled(cohort)
         cohort.served_ms = now_ms

@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Mapping
 
+LATE_NS = 50_000_000
+"""A tick that begins later than this counts as late."""
 _RECENT = 1000
 
 
@@ -28,7 +30,7 @@ class SamplerStats:
         self.lateness = Lateness()
         self.ticks = 0
         self.late_ticks = 0
-        """Began more than half a base interval late."""
+        """Began more than 50 ms late."""
         self.missed_ticks = 0
         """Passed over because the tick before took too long."""
         self.samples = 0

@@ -82,6 +82,16 @@ def test_what_was_removed_and_made_again_before_anyone_looked_has_the_new_inode(
     assert set(found.read()) == {"/a/child", "/kept/child"}
 
 
+def test_a_renamed_directory_takes_what_is_below_it_along(roots: tuple[Hierarchy, ...], found: Discovery) -> None:
+    os.makedirs(roots[0].root / "a/b/c")
+    found.read()
+    (roots[0].root / "a").rename(roots[0].root / "z")
+    assert set(found.read()) == {"/a", "/a/b", "/a/b/c", "/z", "/z/b", "/z/b/c"}
+    assert found.paths() == {"/", "/z", "/z/b", "/z/b/c"}
+    (roots[0].root / "z/b/d").mkdir()
+    assert list(found.read()) == ["/z/b/d"]
+
+
 def test_files_are_no_containers(roots: tuple[Hierarchy, ...], found: Discovery) -> None:
     (roots[0].root / "tasks").write_text("")
     (roots[0].root / "link").symlink_to(roots[1].root)
