@@ -230,10 +230,13 @@ def test_states_from_netlink_are_those_of_the_processes(busy_and_idle: tuple[str
     reader = reader_of(collector, path)
     assert reader.read() == (0, 0, 0, 0, 0, 0)
     fill(2, 3)
-    time.sleep(0.1)
+    pids = (Path(f"{find_mounts(Path('/sys'), Path('/proc')).v1['cpu']}{path}") / "cgroup.procs").read_text().split()
+    for _ in range(100):  # until all have started
+        if sum(psutil.Process(int(p)).name() == "cat" and psutil.Process(int(p)).status() == "sleeping" for p in pids) == 3:
+            break
+        time.sleep(0.05)
     values = dict(zip(collector.metrics, reader.read(), strict=True))
     assert (values["tasks_running"], values["tasks_sleeping"]) == (2, 3)
-    pids = (Path(f"{find_mounts(Path('/sys'), Path('/proc')).v1['cpu']}{path}") / "cgroup.procs").read_text().split()
     os.kill(int(pids[0]), signal.SIGSTOP)
     time.sleep(0.05)
     stopped = sum(psutil.Process(int(p)).status() == psutil.STATUS_STOPPED for p in pids)

@@ -1,0 +1,40 @@
+"""The collectors under other kernels than this machine's: boots each VM once and runs the guest's tests inside."""
+
+import sys
+
+import pytest
+from tests.support import need
+from tests.vm import harness
+
+pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.timeout(1500)]
+
+
+def passes_in_vm(hierarchy: str, *arguments: str) -> None:
+    missing = harness.missing_tools()
+    need(not missing, f"programs for the VM: {', '.join(missing)}")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--color=no",
+        "--tb=short",
+        "-m",
+        "integration",
+        *arguments,
+    ]
+    done = harness.run(command, hierarchy, timeout_s=1400)
+    assert done.status == 0, done.output
+    assert " passed" in done.output
+    assert " skipped" not in done.output
+
+
+def test_readers_on_a_pure_v2_host() -> None:
+    passes_in_vm("v2", "tests/vm/guest_cgroup_v2.py")
+
+
+def test_readers_on_a_v1_host_with_joint_mounts() -> None:
+    names = ("test_cgroup_v1", "test_taskload", "test_netdev")
+    passes_in_vm("v1", "tests/vm/guest_cgroup_v1.py", *(f"tests/collectors/{name}.py" for name in names))
