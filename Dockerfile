@@ -1,24 +1,16 @@
 # The image of tidegauge. BASE is any Debian-like image with Python 3.11 or newer and its venv module.
 #
-# Build stage: a wheel of this source and wheels of what it needs, from `wheels/` in the context if they lie there, else from
-# the index. With PIP_NO_INDEX=1 nothing is fetched: then `wheels/` has to hold everything, hatchling included.
+# Build stage: a wheel of this source (.dockerignore says which files come along), and what it needs: from `wheels/` in the
+# context if that is there, else from the index. With PIP_NO_INDEX=1 nothing is fetched: then `wheels/` has to hold all of it,
+# hatchling included.
 ARG BASE=python:3.13-slim
 FROM ${BASE} AS build
 ARG PIP_NO_INDEX=
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE CHANGELOG.md alembic.ini ./
-COPY pipeline pipeline
-COPY collectors collectors
-COPY sinks sinks
-COPY api api
-COPY client client
-COPY cli cli
-COPY alembic alembic
-# LICENSE is named again since COPY wants at least one match
-COPY LICENSE wheels* /wheels/
+COPY . .
 RUN python3 -m venv /opt/tidegauge \
-    && /opt/tidegauge/bin/python -m pip wheel --no-cache-dir --no-deps --find-links /wheels --wheel-dir /dist . \
-    && /opt/tidegauge/bin/python -m pip install --no-cache-dir --find-links /wheels /dist/*.whl \
+    && /opt/tidegauge/bin/python -m pip wheel --no-cache-dir --no-deps --find-links wheels --wheel-dir /dist . \
+    && /opt/tidegauge/bin/python -m pip install --no-cache-dir --find-links wheels /dist/*.whl \
     && /opt/tidegauge/bin/python -m pip uninstall -qy pip
 
 FROM ${BASE}

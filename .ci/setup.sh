@@ -31,7 +31,7 @@ apt_install() {
     local status=0
     "${sudo[@]}" apt-get -q update >&2 &&
         "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qy -o DPkg::Lock::Timeout=300 \
-            install --no-install-recommends "${missing[@]}" </dev/null >&2 || status=1
+            -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}" </dev/null >&2 || status=1
     [ -z "$is_guarded" ] || "${sudo[@]}" rm -f $guard
     if [ -d /run/systemd/system ]; then
         for package in "${missing[@]}"; do

@@ -87,11 +87,8 @@ def test_installed_plugins_take_part(installed: Path, tmp_path: Path) -> None:
     finally:
         program.terminate()
         program.wait(30)
-    in_csv = {
-        (int(ts_ms), int(value))
-        for _, _, ts_ms, _, path, metric, value in csv.reader(out.open(newline=""))
-        if (path, metric) == ("/", "file_handles_allocated")
-    }
+    with out.open(newline="") as file:
+        in_csv = {(int(r[2]), int(r[6])) for r in csv.reader(file) if (r[4], r[5]) == ("/", "file_handles_allocated")}
     with closing(sqlite3.connect(state / "server" / "tidegauge.db")) as database:
         in_sql = set(database.execute("SELECT ts_ms, value FROM custom WHERE metric = 'file_handles_allocated'"))
     assert in_csv
