@@ -93,8 +93,8 @@ class FakeClock:
     sleep = advance
 
     def wait(self, event: threading.Event, timeout_s: float) -> bool:
-        """Time passes at once; whether the event is set."""
-        self.advance(timeout_s)
+        """Time passes at once, at least a nanosecond; whether the event is set."""
+        self.advance(max(timeout_s, 1e-9))
         return event.is_set()
 
     def step(self, seconds: float) -> None:
