@@ -27,8 +27,8 @@ esac
 if [ "$1" = run ]; then
     if [ "$(id -u)" = 0 ]; then state=/var/lib/tidegauge; else state=${XDG_STATE_HOME:-$HOME/.local/state}/tidegauge; fi
     state=${TIDEGAUGE_STATE_DIR:-$state}
-    say "page:     http://127.0.0.1:4194/"
-    say "database: $state/server/tidegauge.db (SQLite)"
+    say "page:     http://127.0.0.1:4194/ unless configured otherwise"
+    say "database: $state/server/tidegauge.db, SQLite"
     say "stop:     ^C"
 fi
 exec "$top/.venv/bin/tidegauge" "$@"
