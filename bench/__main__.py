@@ -1,6 +1,6 @@
 """`python -m bench`: every bench in turn, as one Markdown report beside the goals.
 
-python -m bench                         all of it, about six minutes
+python -m bench                         all of it, about eight minutes
 python -m bench --only collect,encode   some of it
 python -m bench --write                 also puts the report into docs/performance.md
 """

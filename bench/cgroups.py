@@ -106,6 +106,45 @@ class Cgroups:
                     _remove_one(place)
 
 
+class KernelMemory:
+    """A memory cgroup for one program, which tells the kernel memory charged to it; a context manager.
+
+    That is what its descriptors, watches, threads and page tables hold, whatever else the machine does meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._is_v2 = hierarchies() == [_CGROUP]
+        self._place = (_CGROUP if self._is_v2 else _CGROUP / "memory") / f"{TOP}-program"
+
+    def __enter__(self) -> Self:
+        if self._place.is_dir():
+            _remove_one(self._place)
+        if self._is_v2:
+            _try_write(_CGROUP / "cgroup.subtree_control", "+memory")
+        self._place.mkdir()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        _remove_one(self._place)
+
+    def take(self, pid: int) -> None:
+        """Moves a process here; its later children begin here."""
+        (self._place / "cgroup.procs").write_text(str(pid))
+
+    def bytes(self) -> int:
+        if not self._is_v2:
+            return int((self._place / "memory.kmem.usage_in_bytes").read_text())
+        stat = dict(line.split() for line in (self._place / "memory.stat").read_text().splitlines())
+        return int(stat["kernel"])
+
+    def reclaim(self) -> None:
+        """Has the kernel take back what is only cached: names and inodes of files that nobody has open."""
+        if self._is_v2:
+            _try_write(self._place / "memory.reclaim", "1G")  # refused when not all of it was found, which is so
+        else:
+            _try_write(self._place / "memory.force_empty", "1")
+
+
 def _remove_one(place: Path) -> None:
     """rmdir; a cgroup stays busy for a moment after its last process has ended."""
     for _ in range(100):

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bench.cgroups import TOP, Cgroups
+from bench.cgroups import TOP, Cgroups, KernelMemory
 from bench.collect import allow_many_files, wanted
 from bench.data import folder as fresh_folder
 from bench.native import Limit
@@ -112,13 +112,6 @@ def _pss_bytes(pid: int) -> int:
     return 0
 
 
-def _slab_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("Slab:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 class _Window:
     """CPU time and samples of the program between two moments."""
 
@@ -126,13 +119,15 @@ class _Window:
         samples, start, cpu = program.metrics()["samples_total"], time.monotonic(), program.cpu_ns()
         time.sleep(seconds)
         used = [b - a for a, b in zip(cpu, program.cpu_ns(), strict=True)]
-        self.share = sum(used) / 1e9 / (time.monotonic() - start)
+        elapsed_ns = (time.monotonic() - start) * 1e9
+        self.share = 100 * sum(used) / elapsed_ns
+        self.sampler_share = 100 * used[1] / elapsed_ns
         self.samples = program.metrics()["samples_total"] - samples
         self.sampler_us = used[1] / 1e3 / self.samples
         self.us = sum(used) / 1e3 / self.samples
 
 
-def run(folder: Path, counts: Sequence[int] = (100, 300, 1000), repeats: int = 3, window_s: float = 6) -> list[Section]:
+def run(folder: Path, counts: Sequence[int] = (100, 300, 1000), repeats: int = 3, window_s: float = 5) -> list[Section]:
     allow_many_files()
     folder.chmod(0o755)
     static: list[Row] = []
@@ -166,7 +161,7 @@ def _static(group: Cgroups, folder: Path, repeats: int, window_s: float, at: dic
             time.sleep(3)
             windows, theirs = [], []
             for _ in range(repeats):
-                theirs.append(limit.measure(3, 1000) / count)
+                theirs.append(limit.measure(2, 1000) / count)
                 windows.append(_Window(program, window_s))
             ours = [w.us for w in windows]
             rows += [
@@ -185,31 +180,35 @@ def _dynamic(group: Cgroups, folder: Path, repeats: int, window_s: float) -> Sec
     count = len(group.paths)
     busy = _share(group)
     group.busy(busy)
-    time.sleep(1)
-    with Program(fresh_folder(folder, "dynamic"), is_dynamic=True) as program:
+    with KernelMemory() as memory, Program(fresh_folder(folder, "dynamic"), is_dynamic=True) as program:
+        memory.take(program.pids()[0])
         program.wait_for(count)
         time.sleep(70)  # 1 + 2 + 4 ... + 32 s to the maximum interval of 60 s
+        settled_ms = time.time_ns() // 1_000_000
         windows = [_Window(program, window_s) for _ in range(repeats)]
         metrics = program.metrics()
-        pss = program.pss_bytes()
-        delays = _blindness(group, program, range(busy, busy + 10))
-        slab = _slab_bytes()
-    time.sleep(1)
-    held = (slab - _slab_bytes()) / count
+        pss, kernel = program.pss_bytes(), memory.bytes()
+        late = _lateness_ms(program, settled_ms)
+        delays = _delays(group, program, range(busy, busy + 10))
+        memory.reclaim()
+        time.sleep(1)
+        held = memory.bytes()
     return Section(
         f"Dynamic, base interval 1 s, {count} cgroups, {busy} busy",
         [
-            Row("share of a core, all processes", "%", tuple(100 * w.share for w in windows), "at most 0.7", 0.7),
-            Row("a burst in an idle container: stored reading after", "s", tuple(delays), "at most 1", 1),
+            Row("share of a core, all processes", "%", tuple(w.share for w in windows), "at most 0.7", 0.7),
+            Row("share of a core, the sampler process", "%", tuple(w.sampler_share for w in windows)),
+            Row("a burst in an idle container is in the store with a reading after", "s", tuple(delays), "at most 1", 1),
             Row("longest time an idle container was not looked at", "s", (metrics["greatest_blindness_seconds"],)),
-            Row("lateness of ticks, p99", "ms", (1000 * metrics["tick_lateness_p99_seconds"],), "under 50", 50),
+            Row("lateness of ticks, p99", "ms", (_p99(late),), "under 50", 50),
             Row("memory, PSS of all processes", "MiB", (pss / 2**20,), "at most 100", 100),
-            Row("kernel slab that the program's end gives back, a container", "KiB", (held / 1024,), "at most 16", 16),
+            Row("kernel memory that it holds, a container", "KiB", (held / count / 1024,), "at most 16", 16),
+            Row("the same with names and inodes that are only cached", "KiB", (kernel / count / 1024,)),
         ],
     )
 
 
-def _blindness(group: Cgroups, program: Program, indexes: Sequence[int]) -> list[float]:
+def _delays(group: Cgroups, program: Program, indexes: Sequence[int]) -> list[float]:
     """Seconds from the start of work in an idle container to the time of the first stored reading that shows it."""
     started: dict[int, int] = {}
     for i in indexes:
@@ -236,22 +235,38 @@ def _lateness(group: Cgroups, folder: Path, seconds: float) -> Section:
     group.busy(_share(group))
     with Program(fresh_folder(folder, "late"), is_dynamic=False) as program:
         program.wait_for(count)
-        before = program.metrics()
+        time.sleep(3)
+        start_ms = time.time_ns() // 1_000_000
         stop = _load(program.url)
         time.sleep(seconds)
         asked = stop()
-        after = program.metrics()
-    ticks = after["ticks_total"] - before["ticks_total"]
+        time.sleep(2)  # the last ticks reach the store
+        late = _lateness_ms(program, start_ms)
     return Section(
         f"Lateness of ticks, {count} cgroups read at 1 Hz, the server under load",
         [
-            Row("lateness, p99", "ms", (1000 * after["tick_lateness_p99_seconds"],), "under 50", 50),
-            Row("lateness, median", "ms", (1000 * after["tick_lateness_p50_seconds"],)),
-            Row("ticks in that time", "", (ticks,)),
-            Row("ticks left out", "", (after.get("missed_ticks_total", 0.0) - before.get("missed_ticks_total", 0.0),)),
+            Row("lateness, p99", "ms", (_p99(late),), "under 50", 50),
+            Row("lateness, all ticks", "ms", tuple(late)),
+            Row("ticks stored of those due", "%", (100 * len(late) / (seconds + 2),)),
             Row("requests answered meanwhile", "1/s", (asked / seconds,)),
         ],
     )
+
+
+def _lateness_ms(program: Program, since_ms: int) -> list[float]:
+    """How much later than the earliest each tick came within its second, by the stored times of the host's samples.
+
+    So it is what a reader of the store sees, and owes nothing to the program's own counters.
+    """
+    with closing(sqlite3.connect(f"file:{program.database}?mode=ro", uri=True)) as db:
+        query = "SELECT s.ts_ms FROM sample s JOIN container c ON c.id = s.container WHERE c.path = '/' AND s.ts_ms >= ?"
+        times = [ts for (ts,) in db.execute(f"{query} ORDER BY s.ts_ms", (since_ms,))]
+    phases = [(ts - times[0] + 500) % 1000 - 500 for ts in times]
+    return [float(phase - min(phases)) for phase in phases]
+
+
+def _p99(values: Sequence[float]) -> float:
+    return sorted(values)[min(int(0.99 * len(values)), len(values) - 1)]
 
 
 def _load(url: str, clients: int = 2) -> Callable[[], int]:
