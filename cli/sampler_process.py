@@ -81,7 +81,16 @@ def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, s
     link = JournalLink(writer, channel)
     journal = LogThread(writer, heads, config.journal.sync_interval_s, on_append=link.moved)
     origin = Origin(source, config.host, boot_id(config.roots.proc))
-    sampler = Sampler(config.sampler, collectors, catalogue, origin, journal, known=known, last_time_ms=found.last_time_ms)
+    sampler = Sampler(
+        config.sampler,
+        collectors,
+        catalogue,
+        origin,
+        journal,
+        known=known,
+        last_time_ms=found.last_time_ms,
+        first_row=found.first_row,
+    )
     schedule = Schedule()
     sampling.add_jobs(schedule, sampler, config.sampler)
     todo = {"reload": False}

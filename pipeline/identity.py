@@ -69,16 +69,26 @@ def live_containers(frames: Iterable[tuple[int, bytes]]) -> list[Container]:
     return list(live.values())
 
 
+def first_number(first_row: int) -> int:
+    """Where the numbers of a start begin whose first row is this: beyond those of every start before.
+
+    The log's end tells the containers that live, not those that had ended, whose numbers readers may still remember.
+    Starts are 2^32 rows apart in the log; 2^24 numbers are left to each.
+    """
+    return max(1, first_row >> 32 << 24)
+
+
 class Identities:
     """Makes Container records and gives out numbers. `known` are the containers that the log shows as live at a start.
 
-    Numbers grow and are not used again. One epoch holds for all containers; it grows when the wall clock is set back.
+    Numbers grow from `first` and are not used again. One epoch holds for all containers; it grows when the wall clock is
+    set back.
     """
 
-    def __init__(self, origin: Origin, known: Iterable[Container] = ()) -> None:
+    def __init__(self, origin: Origin, known: Iterable[Container] = (), first: int = 1) -> None:
         self._origin = origin
         known = list(known)
-        self._next = max((c.number for c in known), default=0) + 1
+        self._next = max(first, max((c.number for c in known), default=0) + 1)
         mine = [c for c in known if c.source == origin.source and c.boot_id == origin.boot_id]
         self.epoch = max((c.epoch for c in mine), default=0)
         self._known = {c.path: c for c in mine}

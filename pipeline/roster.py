@@ -9,7 +9,7 @@ from tidegauge.pipeline.cohort import Cohort, Live
 from tidegauge.pipeline.discovery import IsPruned, Walked
 from tidegauge.pipeline.handover import Handover
 from tidegauge.pipeline.housekeeping import Policy, is_included, is_pruned, policy_of
-from tidegauge.pipeline.identity import Identities, Origin, is_same
+from tidegauge.pipeline.identity import Identities, Origin, first_number, is_same
 from tidegauge.pipeline.plugin import Hierarchy
 from tidegauge.pipeline.reading import Faults
 from tidegauge.pipeline.records import Container, End, Event
@@ -44,7 +44,8 @@ class Tree(Protocol):
 class Roster:
     """Containers by path and by number, in cohorts by base interval (in ns). Sampling thread only.
 
-    `known` are the containers that the log shows as live and `last_time_ms` its newest time, both from before this start.
+    `known` are the containers that the log shows as live and `last_time_ms` its newest time, both from before this start;
+    `first_row` is where this start begins in the log.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Roster:
         faults: Faults,
         known: Sequence[Container],
         last_time_ms: int | None,
+        first_row: int,
     ) -> None:
         self.lives: dict[str, Live] = {}
         self.by_number: dict[int, Live] = {}
@@ -68,7 +70,7 @@ class Roster:
         self._clock = clock
         self._handover = handover
         self._faults = faults
-        self._identities = Identities(origin, known)
+        self._identities = Identities(origin, known, first_number(first_row))
         self._last_time_ms = last_time_ms or 0
         self._origin_ns = clock.monotonic_ns()
         self._has_begun = False

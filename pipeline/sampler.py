@@ -50,7 +50,8 @@ def hierarchies_of(sources: Sequence[Source]) -> tuple[Hierarchy, ...]:
 class Sampler:
     """Samples the host and every container. `begin`, then `turn` again and again from one thread, or `run`, which does both.
 
-    `known` are the containers that the log shows as live and `last_time_ms` its newest time, both from before this start.
+    `known` are the containers that the log shows as live and `last_time_ms` its newest time, both from before this start;
+    `first_row` is where this start begins in the log.
     From other threads: `submit`, `reload`, `stop`, `walk_job`, the slow readings' `run`, `counters`.
     """
 
@@ -64,6 +65,7 @@ class Sampler:
         *,
         known: Sequence[Container] = (),
         last_time_ms: int | None = None,
+        first_row: int = 0,
         clock: Clock | None = None,
         tree: Tree | None = None,
         descriptors: DescriptorBudget | None = None,
@@ -76,7 +78,9 @@ class Sampler:
         self._readings = Readings(self._sources, catalogue, self.faults)
         self._tree: Tree = tree or Discovery(hierarchies_of(self._sources), partial(is_pruned, config.exclude))
         self._handover = Handover(outlet, origin.source, self.stats, self._now_ms)
-        self._roster = Roster(config, origin, self._tree, self._clock, self._handover, self.faults, known, last_time_ms)
+        self._roster = Roster(
+            config, origin, self._tree, self._clock, self._handover, self.faults, known, last_time_ms, first_row
+        )
         self._last_time_ms = last_time_ms
         self._descriptors = descriptors or DescriptorBudget()
         self._probe_budget = ProbeBudget(config.cpu_budget_percent)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.pipeline.sampler_rig import ORIGIN
 
 from tidegauge.pipeline.housekeeping import Policy
-from tidegauge.pipeline.identity import Identities, instance_id, is_same, live_containers
+from tidegauge.pipeline.identity import Identities, first_number, instance_id, is_same, live_containers
 from tidegauge.pipeline.records import Container, End, encode_record
 
 POLICY = Policy(1.0, 60.0, True)
@@ -60,6 +60,14 @@ def test_numbers_go_on_after_the_greatest_seen() -> None:
     assert numbers == [1, 2, 3, 4, 5]
     again = Identities(ORIGIN, [msgspec.structs.replace(admit(ids, "/x", cpuacct=9), number=40)])
     assert admit(again, "/y", cpuacct=10).number == 41
+
+
+def test_each_start_has_numbers_of_its_own() -> None:
+    assert first_number(0) == 1
+    assert first_number(1 << 32) == 1 << 24
+    assert first_number(3 << 32) - first_number(2 << 32) == 1 << 24
+    known = admit(Identities(ORIGIN), "/x", cpuacct=9)
+    assert admit(Identities(ORIGIN, [known], 100), "/y", cpuacct=10).number == 100
 
 
 def test_a_known_container_keeps_number_and_names_and_needs_no_new_record() -> None:

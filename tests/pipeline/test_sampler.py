@@ -94,6 +94,29 @@ def test_a_burst_after_an_idle_span_gets_a_closing_sample_with_what_the_probe_pr
     rig.close()
 
 
+def test_a_counter_that_moves_while_the_container_is_read_is_not_taken_for_still() -> None:
+    """It ran right after its usage was read, then never again: the next look must find that out."""
+    rig = Rig()
+    rig.world.make("/a")
+    rig.world.cpu["/a"] = 100
+    rig.run(1)
+    reader = rig.cpu.readers["/a"]
+    read = reader.read
+
+    def read_and_run() -> tuple[int, int]:
+        values = read()
+        rig.world.cpu["/a"] = 150
+        return values
+
+    rig.sampler._roster.lives["/a"].reading._slots[0].read = read_and_run  # type: ignore[union-attr]
+    rig.run(6)
+    first, second, *later = rig.samples("/a")
+    assert [rig.values(s)["cpu_usage_ns"] for s in (first, second)] == [100, 100]
+    assert [rig.values(s)["cpu_usage_ns"] for s in later] == [150] * len(later)
+    assert rig.seconds("/a")[2] == 2
+    rig.close()
+
+
 def test_no_closing_sample_where_the_container_was_read_at_the_last_still_look() -> None:
     rig = Rig()
     rig.world.make("/a")

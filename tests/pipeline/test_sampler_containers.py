@@ -112,6 +112,58 @@ def test_a_second_hierarchy_adds_its_pair_and_readers_to_the_same_instance() -> 
     rig.close()
 
 
+def test_a_path_used_again_hierarchy_by_hierarchy_is_one_new_instance() -> None:
+    rig = Rig()
+    rig.world.make("/a", "cpuacct", "memory")
+    rig.run(1)
+    rig.world.make("/a", "cpuacct")
+    rig.run(1)
+    rig.world.make("/a", "memory")
+    rig.run(1)
+    old, new, newer = rig.containers("/a")
+    assert old.instance != new.instance == newer.instance
+    assert [h for h, _ in new.pairs] == ["cpuacct"]
+    assert dict(newer.pairs) == rig.world.dirs["/a"]
+    rig.close()
+
+
+def test_a_container_of_which_nobody_has_anything_to_say_has_no_samples_until_somebody_has() -> None:
+    rig = Rig(SamplerConfig(max_interval_s=4))
+    hidden = {"/a"}
+    original = rig.cpu.reader
+
+    def reader(container: Container) -> Any:
+        return None if container.path in hidden else original(container)
+
+    rig.cpu.reader = reader  # type: ignore[method-assign]
+    rig.world.make("/a")
+    rig.run(20)
+    assert rig.samples("/a") == []
+    assert len(rig.containers("/a")) == 1
+    hidden.clear()
+    rig.run(6)
+    assert rig.samples("/a")
+    rig.close()
+
+
+def test_a_container_gone_before_its_readers_were_made_ends_without_a_sample() -> None:
+    rig = Rig()
+    rig.world.make("/a")
+    rig.sampler.turn()
+    rig.tree.is_deaf = True
+
+    def reader(container: Container) -> Any:
+        raise FileNotFoundError(container.path)
+
+    rig.cpu.reader = reader  # type: ignore[method-assign]
+    rig.world.remove("/a")
+    rig.run(1)
+    assert len(rig.ends) == 1
+    assert rig.samples("/a") == []
+    assert rig.sampler.counters()["collect_errors"] == {}
+    rig.close()
+
+
 def test_a_container_lives_while_any_hierarchy_has_it() -> None:
     rig = Rig()
     rig.world.make("/a", "cpuacct", "memory")

@@ -35,6 +35,7 @@ class Start:
             self,
             known=known,
             last_time_ms=found.last_time_ms,
+            first_row=found.first_row,
             clock=clock,
             tree=FakeTree(world),
         )
@@ -96,11 +97,13 @@ def test_the_log_tells_one_story_over_starts_and_decodes_from_any_row(tmp_path: 
     records = read_all(tmp_path, running.writer.appended_row)
     assert len(records) == rows
     containers: dict[int, Container] = {}
+    numbers: set[int] = set()
     schemas: set[int] = set()
     for record in records:
         match record:
             case Container():
-                assert record.number not in containers
+                assert record.number not in numbers
+                numbers.add(record.number)
                 containers[record.number] = record
             case Schema():
                 schemas.add(record.id)
