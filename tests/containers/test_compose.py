@@ -109,6 +109,7 @@ def stack(image: str, tmp_path: Path) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.integration
 @pytest.mark.docker
+@pytest.mark.timeout(900)  # with the making of the base image and ours, which the first test of the engine waits for
 def test_tidegauge_runs_from_it(client: "docker.DockerClient", stack: dict[str, Any]) -> None:
     had_secrets = (ROOT / "deploy" / "secrets").exists()
     try:

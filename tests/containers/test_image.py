@@ -11,7 +11,7 @@ from tests.containers.agent import wait_until_well
 
 from tidegauge.pipeline.catalogue import METRICS
 
-pytestmark = [pytest.mark.integration, pytest.mark.docker]
+pytestmark = [pytest.mark.integration, pytest.mark.docker, pytest.mark.timeout(900)]
 NO_RIGHTS: dict[str, Any] = {"network_mode": "none", "read_only": True, "cap_drop": ["ALL"], "remove": True}
 COUNT = """
 import json, sqlite3
