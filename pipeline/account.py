@@ -67,11 +67,16 @@ class Piece(msgspec.Struct, frozen=True):
     lost: tuple[Lost, ...] = ()
 
     @property
-    def kept(self) -> int:
-        """Rows that the record holds; 1 for a gap, which is no row of the log."""
+    def kept_rows(self) -> Sequence[int]:
+        """Row numbers that the record bears; that of a gap is of the first row lost, and no row of the piece."""
         if self.record is None:
-            return 0
-        return len(self.record.rows) if isinstance(self.record, Batch) else 1
+            return ()
+        return self.record.rows if isinstance(self.record, Batch) else (self.record.row,)
+
+    @property
+    def kept(self) -> int:
+        """How many."""
+        return len(self.kept_rows)
 
     def one(self, at: int) -> Record:
         """The record of one kept row alone."""

@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -43,6 +44,20 @@ class Letter(msgspec.Struct, frozen=True):
             return Batch((sample,), (self.row,), schemas, containers)
         record: WireRecord = msgspec.json.decode(self.record, type=_KINDS[self.kind])
         return record
+
+    def for_people(self) -> dict[str, Any]:
+        """What is shown of it: id (the row number), reason, time, and the record where it can be read."""
+        out: dict[str, Any] = {"id": self.row, "sink": self.sink, "kind": self.kind, "reason": self.reason}
+        out["refused_ms"] = self.refused_ms
+        try:
+            record = self.as_record()
+        except (msgspec.DecodeError, KeyError):
+            return out
+        if not isinstance(record, Batch):
+            out["record"] = msgspec.structs.asdict(record)
+        elif record.schemas:
+            out["record"] = next(record.as_dicts())
+        return out
 
 
 def letter_of(record: Record, sink: str, reason: str, refused_ms: int) -> Letter:

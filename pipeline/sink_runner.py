@@ -9,39 +9,25 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import msgspec
-
-from tidegauge.pipeline.account import Account, CursorRecord, Lost, Piece, Progress
+from tidegauge.pipeline.account import Account, Piece
 from tidegauge.pipeline.backoff import Backoff
-from tidegauge.pipeline.dead_letters import DeadLetters, Letter, letter_of
-from tidegauge.pipeline.errors import (
-    JournalError,
-    PartialWriteError,
-    PermanentError,
-    RetryableError,
-    TooLargeError,
-)
+from tidegauge.pipeline.dead_letters import Letter
+from tidegauge.pipeline.errors import JournalError, PartialWriteError, PermanentError, RetryableError, TooLargeError
 from tidegauge.pipeline.feed import Feed
-from tidegauge.pipeline.journal import (
-    CursorFile,
-    Frame,
-    JournalReader,
-    Position,
-    RowGone,
-    first_row,
-    row_at_time,
-    row_within,
-)
+from tidegauge.pipeline.intake import Intake
+from tidegauge.pipeline.journal import Position
+from tidegauge.pipeline.ledger import Ledger
 from tidegauge.pipeline.log_end import LogEnd
+from tidegauge.pipeline.log_view import JournalLog, Log
 from tidegauge.pipeline.options import RunnerOptions
 from tidegauge.pipeline.plugin import Maintained, Sink
-from tidegauge.pipeline.records import Batch, Gap, Record
+from tidegauge.pipeline.records import Gap, Record
 
-__all__ = ["JournalLog", "Log", "LogEnd", "LogReader", "RunnerClock", "SinkRunner"]
+__all__ = ["LogEnd", "RunnerClock", "SinkRunner"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,55 +35,12 @@ CURSOR_INTERVAL_S = 1.0
 """How often the cursor is made durable: so much is delivered again after a kill."""
 BOUND_INTERVAL_S = 5.0
 """How often the lag is held against its bounds; a look reads the header of every segment."""
+REFUSED_LOG_INTERVAL_S = 60.0
+"""How often refused rows are logged at most."""
+DRAIN_SHARE = 0.8
+"""Of the time to stop in, what may be spent on delivering."""
 _IDLE_S = 1.0
-_READ_BYTES = 1 << 20
-_MAX_RECORDS = 512
-"""Settled places that wait for the log's sync. Beyond it every second is let go: only how far a kill throws back suffers."""
 _LIST_LIMIT = 1000
-
-
-class LogReader(Protocol):
-    """What is used of `JournalReader`."""
-
-    row: int
-
-    @property
-    def accepted_before(self) -> int: ...
-
-    def read(self, end_row: int, max_bytes: int) -> list[Frame]: ...
-
-    def close(self) -> None: ...
-
-
-class Log(Protocol):
-    """The log, as a runner looks at it."""
-
-    def reader(self, row: int, accepted_before: int | None) -> LogReader: ...
-
-    def first_row(self) -> Position: ...
-
-    def row_at_time(self, time_ms: int) -> Position: ...
-
-    def row_within(self, limit_bytes: int, oldest_ms: int) -> Position: ...
-
-
-class JournalLog:
-    """The journal in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def reader(self, row: int, accepted_before: int | None) -> LogReader:
-        return JournalReader(self._folder, row, accepted_before)
-
-    def first_row(self) -> Position:
-        return first_row(self._folder)
-
-    def row_at_time(self, time_ms: int) -> Position:
-        return row_at_time(self._folder, time_ms)
-
-    def row_within(self, limit_bytes: int, oldest_ms: int) -> Position:
-        return row_within(self._folder, limit_bytes, oldest_ms)
 
 
 class RunnerClock:
@@ -121,16 +64,16 @@ class _Interrupted(Exception):
 class _Task:
     """A call that must run on the runner's thread."""
 
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self.call = call
-        self.result: Any = None
+    def __init__(self, call: Callable[[], int]) -> None:
+        self._call = call
+        self.result = 0
         self.error: Exception | None = None
         self.done = threading.Event()
 
     def run(self) -> None:
         try:
-            self.result = self.call()
-        except Exception as exc:  # noqa: BLE001
+            self.result = self._call()
+        except Exception as exc:  # noqa: BLE001 - raised again where the call was asked for
             self.error = exc
         self.done.set()
 
@@ -138,7 +81,7 @@ class _Task:
 class SinkRunner:
     """Runs one sink. `start`, then `stop` once; `step` alone, without a thread, for tests.
 
-    Methods without a word on threads may be called from any; the sink's own are called by the runner's thread alone.
+    Public methods may be called from any thread, unless they say otherwise; the sink's are called on the runner's alone.
     """
 
     def __init__(
@@ -161,47 +104,39 @@ class SinkRunner:
         self._options = options
         self._log: Log = log if log is not None else JournalLog(journal_folder)
         self._log_end = log_end
-        self._source = source
         self._clock = clock or RunnerClock()
-        self._start_ms = options.start_ms()
+        self._takes_gaps = Gap in sink.takes
         names_wait_s = options.names_wait_s
         if names_wait_s is None:
             names_wait_s = float(getattr(sink, "names_wait_s", 0))
         self._feed = Feed(options, sink.takes, names_wait_s)
-        self._takes_gaps = Gap in sink.takes
+        self._intake = Intake(self._log, self._feed, options)
+        self._ledger = Ledger(
+            name,
+            state_folder,
+            options.dead_letter_bytes,
+            log_end,
+            source,
+            lasts=self.cursor_lasts,
+            takes_gaps=self._takes_gaps,
+        )
         self._backoff = Backoff(options.retry_min_s, options.retry_max_s, *(() if uniform is None else (uniform,)))
-        self._cursor = CursorFile(state_folder / f"{name}.cursor") if self.cursor_lasts else None
-        self._letters = DeadLetters(state_folder / f"{name}.dead-letters", options.dead_letter_bytes)
-        self._letters_lost = 0
-
-        # Guarded by the lock: what an account is made of, and what is made durable.
-        self._lock = threading.Lock()
-        self._progress: Progress | None = None
-        self._settled: deque[CursorRecord] = deque()
-        self._durable_row: int | None = None
-        self._is_abandoned = False
-        self._store_lock = threading.Lock()
-
-        self._reader: LogReader | None = None
-        self._ready: deque[Piece] = deque()
-        self._ready_rows = self._ready_bytes = 0
-        self._ready_since_s = 0.0
         self._is_open = False
-        self._cursor_at_s = self._bound_at_s = self._maintained_at_s = float("-inf")
+        self._ready_since_s: float | None = None
+        self._cursor_at_s = self._bound_at_s = self._maintained_at_s = self._needed_at_s = self._refused_at_s = float("-inf")
         self._needed_bound = 0
-        self._needed_at_s = float("-inf")
 
         self._state = "starting"
         self._last_error: str | None = None
         self._failing: str | None = None
-        self._counts = dict.fromkeys(
-            ("writes", "retries", "unknown_errors", "config_faults", "refused_gaps", "maintenance_errors", "cursor_errors"), 0
-        )
+        self._counts = dict.fromkeys(("writes", "retries", "unknown_errors", "config_faults", "maintenance_errors"), 0)
+
         self._tasks: deque[_Task] = deque()
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._drain_until_s = 0.0
         self._drain_row = 0
+        self._is_left_behind = False
         self._thread: threading.Thread | None = None
 
     # Life
@@ -218,7 +153,7 @@ class SinkRunner:
         """
         end = self._log_end.get()
         self._drain_row = 0 if end is None else end[0]
-        self._drain_until_s = self._clock.monotonic() + deadline_s * 0.8
+        self._drain_until_s = self._clock.monotonic() + deadline_s * DRAIN_SHARE
         self._stop.set()
         self._wake.set()
         self._log_end.wake()
@@ -227,8 +162,8 @@ class SinkRunner:
             return
         self._thread.join(deadline_s)
         if self._thread.is_alive():
-            with self._store_lock:
-                self._is_abandoned = True
+            self._is_left_behind = True
+            self._ledger.abandon()
             _LOG.warning("sink %s did not stop within %.1f s and is left behind", self.name, deadline_s)
 
     def is_alive(self) -> bool:
@@ -239,45 +174,44 @@ class SinkRunner:
             while not self._is_done():
                 wait_s = self.step()
                 if wait_s > 0 and not self._stop.is_set():
-                    self._log_end.wait(self._read_row(), wait_s)
+                    self._log_end.wait(self._intake.row, wait_s)
         finally:
             self._finish()
 
     def _is_done(self) -> bool:
-        """Whether to stop now: asked to, and drained or out of time or failing."""
-        if self._is_abandoned:
+        """Whether to stop now: asked to, and drained, failing or out of time."""
+        if self._is_left_behind:
             return True
         if not self._stop.is_set():
             return False
-        progress = self._progress
-        is_drained = (
-            progress is None or progress.row >= self._drain_row or (not self._ready and self._read_row() >= self._drain_row)
-        )
-        return is_drained or self._failing is not None or self._clock.monotonic() >= self._drain_until_s
+        is_drained = not self._ledger.has_begun or (self._intake.head is None and self._intake.row >= self._drain_row)
+        return is_drained or self._state == "retrying" or self._is_out_of_time()
+
+    def _is_out_of_time(self) -> bool:
+        return self._stop.is_set() and self._clock.monotonic() >= self._drain_until_s
 
     def _finish(self) -> None:
-        for task in list(self._tasks):
+        while self._tasks:
+            task = self._tasks.popleft()
             task.error = RuntimeError(f"sink {self.name} has stopped")
             task.done.set()
-        self._store_cursor()
+        self._ledger.store()
         self._state = "stopped"
         if self._is_open:
+            self._is_open = False
             try:
                 self.sink.close()
-            except Exception as exc:  # noqa: BLE001
-                _LOG.warning("sink %s: close failed: %s", self.name, exc)
-            self._is_open = False
-        self._drop_reader()
-        self._letters.close()
-        if self._cursor is not None:
-            self._cursor.close()
+            except Exception as exc:  # noqa: BLE001 - a plug-in's fault may not keep the rest from closing
+                _LOG.warning("sink %s: close failed: %s: %s", self.name, type(exc).__name__, exc)
+        self._intake.close()
+        self._ledger.close()
 
     # One turn
 
     def step(self) -> float:
         """One turn: reads, delivers at most one batch, keeps cursor and store. Seconds that may be waited before the next.
 
-        Runner's thread.
+        On the runner's thread.
         """
         try:
             return self._step()
@@ -285,6 +219,7 @@ class SinkRunner:
             return 0.0
         except Exception as exc:  # noqa: BLE001 - the log cannot be read, or a fault of ours: neither may end the thread
             self._note(exc)
+            self._state = "retrying"
             self._rewind()
             self._clock.wait(self._stop, self._backoff.next_s())
             return 0.0
@@ -292,81 +227,43 @@ class SinkRunner:
     def _step(self) -> float:
         self._run_tasks()
         end = self._log_end.get()
-        if self._progress is None and not self._begin(end):
-            return _IDLE_S
-        if not self._is_open and not self._open():
-            return 0.0
         if end is None:
             return _IDLE_S
+        if not self._ledger.has_begun:
+            self._begin(end)
+        if not self._is_open and not self._open():
+            return 0.0
         if self._keep_bounds(end):
             self._rewind()
-        self._fill(end[0])
+        self._intake.fill(end[0])
         wait_s = self._deliver_if_due()
-        if self._clock.monotonic() - self._cursor_at_s >= CURSOR_INTERVAL_S:
-            self._store_cursor()
+        self._store_if_due()
         self._maintain()
         return wait_s
 
-    def _begin(self, end: tuple[int, int, int] | None) -> bool:
-        """Finds the place to begin; False while the log has not been told of."""
-        if end is None:
-            return False
-        record = self._load_cursor(end[0])
-        if record is None:
-            position = self._first_position(end)
-            progress = Progress.begin(*position)
-        else:
-            progress = Progress(record)
-        if record is None and self.cursor_lasts:
-            self._letters.set_aside()
-        self._letters.open(progress.row if self.cursor_lasts else 0)
-        counted = self._letters.live + self._letters.replayed + self._letters.discarded
-        with self._lock:
-            self._letters_lost = max(0, progress.dead_lettered - counted)
-            self._progress = progress
-            self._settled.append(progress.record())
+    def _begin(self, end: tuple[int, int, int]) -> None:
+        record = self._ledger.load(end[0])
+        self._ledger.begin(record, self._first_position(end) if record is None else Position(0, 0))
         self._rewind()
         self._state = "waiting"
-        self._store_cursor()
-        return True
-
-    def _load_cursor(self, appended_row: int) -> CursorRecord | None:
-        if self._cursor is None:
-            return None
-        payload = self._cursor.load()
-        if payload is None:
-            return None
-        try:
-            record = msgspec.msgpack.decode(payload, type=CursorRecord)
-        except msgspec.DecodeError as exc:
-            _LOG.warning("sink %s: its cursor cannot be read (%s); it begins anew", self.name, exc)
-            return None
-        if record.row > appended_row:
-            _LOG.warning(
-                "sink %s: its cursor stands at row %d, the log ends at %d: it is another log, and the sink begins anew",
-                self.name,
-                record.row,
-                appended_row,
-            )
-            return None
-        return record
+        self._ledger.store()
 
     def _first_position(self, end: tuple[int, int, int]) -> Position:
+        at_end = Position(end[0], end[2])
         if not self.cursor_lasts:
             reach_back_s = float(getattr(self.sink, "reach_back_s", 0))
             if reach_back_s <= 0:
-                return Position(end[0], end[2])
+                return at_end
             return self._log.row_at_time(self._clock.time_ms() - round(reach_back_s * 1000))
-        if self._options.start == "end":
-            return Position(end[0], end[2])
-        if self._start_ms is not None:
-            return self._log.row_at_time(self._start_ms)
-        return self._log.first_row()
+        start_ms = self._options.start_ms()
+        if start_ms is not None:
+            return self._log.row_at_time(start_ms)
+        return at_end if self._options.start == "end" else self._log.first_row()
 
     def _open(self) -> bool:
         try:
             self.sink.open()
-        except Exception as exc:  # noqa: BLE001
+        except Exception as exc:  # noqa: BLE001 - counted and tried again
             self._note(exc)
             self._wait(self._backoff.next_s(getattr(exc, "retry_after_s", None)))
             return False
@@ -374,133 +271,77 @@ class SinkRunner:
         self._worked()
         return True
 
-    # Reading
-
-    def _fill(self, end_row: int) -> None:
-        """Reads until a batch is full or the log ends."""
-        reader = self._reader
-        assert reader is not None
-        while self._ready_rows < self._options.batch_rows and self._ready_bytes < self._options.batch_bytes:
-            from_row = reader.row
-            try:
-                frames = reader.read(end_row, min(_READ_BYTES, self._options.batch_bytes))
-            except RowGone as gone:
-                lost = Lost(gone.reason, from_row, gone.lost_rows)
-                piece = Piece(from_row, gone.first_row, gone.lost_rows, reader.accepted_before, None, 0, None, (lost,))
-                self._add_ready(self._feed.pass_on(piece))
-                continue
-            if not frames:
-                return
-            accepted = reader.accepted_before - sum(f.end_row - max(f.first_row, from_row) for f in frames if not f.is_copy)
-            for frame in frames:
-                if not frame.is_copy:
-                    accepted += frame.end_row - max(frame.first_row, from_row)
-                self._add_ready(self._feed.add(frame, from_row, accepted))
-            if reader.row == from_row:
-                return
-
-    def _add_ready(self, pieces: Sequence[Piece]) -> None:
-        if pieces and not self._ready:
-            self._ready_since_s = self._clock.monotonic()
-        for piece in pieces:
-            self._ready.append(piece)
-            self._ready_rows += piece.kept
-            self._ready_bytes += piece.size
-
-    def _read_row(self) -> int:
-        return 0 if self._reader is None else self._reader.row
-
     def _rewind(self) -> None:
-        """Goes back to the first row that is not settled."""
-        progress = self._progress
-        if progress is None:
-            return
-        self._drop_reader()
-        self._feed.reset()
-        self._ready.clear()
-        self._ready_rows = self._ready_bytes = 0
-        self._reader = self._log.reader(progress.row, progress.accepted_before)
-
-    def _drop_reader(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        """Goes to the first row that is not settled."""
+        if self._ledger.has_begun:
+            self._intake.go_to(*self._ledger.position)
+            self._ready_since_s = None
 
     def _keep_bounds(self, end: tuple[int, int, int]) -> bool:
         """Holds the lag against its bounds, from time to time; True if rows were given up."""
-        progress, options, now_s = self._progress, self._options, self._clock.monotonic()
-        assert progress is not None
-        if now_s - self._bound_at_s < BOUND_INTERVAL_S or progress.accepted_before >= end[2]:
+        position, now_s = self._ledger.position, self._clock.monotonic()
+        if now_s - self._bound_at_s < BOUND_INTERVAL_S or position.accepted_before >= end[2]:
             return False
         self._bound_at_s = now_s
-        if options.lag_policy == "downsample":
+        if self._options.lag_policy == "downsample":
             # From half of the bound on, so that thinning has a chance; the bound itself holds for every policy.
             share = 4 if self._feed.is_thinning else 2
-            self._feed.is_thinning = self._bound(share).row > progress.row
-        position = self._bound(1)
-        if position.row <= progress.row:
+            self._feed.is_thinning = self._bound(share).row > position.row
+        bound = self._bound(1)
+        if bound.row <= position.row:
             return False
-        with self._lock:
-            progress.jump(position.row, position.accepted_before, "bound")
-            self._settled.append(progress.record())
+        self._ledger.jump(bound, "bound")
         return True
 
     def _bound(self, share: int) -> Position:
         oldest_ms = self._clock.time_ms() - round(self._options.lag_age_s * 1000 / share)
         return self._log.row_within(self._options.lag_bytes // share, oldest_ms)
 
+    def _store_if_due(self) -> None:
+        now_s = self._clock.monotonic()
+        if now_s - self._cursor_at_s >= CURSOR_INTERVAL_S:
+            self._cursor_at_s = now_s
+            self._ledger.store()
+
+    def _maintain(self) -> None:
+        sink, now_s = self.sink, self._clock.monotonic()
+        if not isinstance(sink, Maintained) or now_s - self._maintained_at_s < sink.maintenance_interval_s:
+            return
+        self._maintained_at_s = now_s
+        try:
+            sink.maintain(self._clock.time_ms(), self._stop.is_set)
+        except Exception as exc:  # noqa: BLE001 - counted; rows go on
+            self._counts["maintenance_errors"] += 1
+            _LOG.warning("sink %s: maintenance failed: %s: %s", self.name, type(exc).__name__, exc)
+
     # Delivery
 
     def _deliver_if_due(self) -> float:
         """Delivers the next batch if it is full or has waited long enough; else seconds until it has."""
-        while self._ready and self._ready[0].record is None:
-            self._settle([self._take()])
-        if not self._ready:
+        intake = self._intake
+        while intake.head is not None and intake.head.record is None:
+            self._ledger.settle([intake.take()])
+        head = intake.head
+        if head is None:
             self._state = "waiting"
+            self._ready_since_s = None
             return _IDLE_S
-        options = self._options
-        is_full = self._ready_rows >= options.batch_rows or self._ready_bytes >= options.batch_bytes
-        wait_s = self._ready_since_s + options.flush_interval_s - self._clock.monotonic()
-        if not is_full and wait_s > 0 and not self._stop.is_set():
+        now_s = self._clock.monotonic()
+        if self._ready_since_s is None:
+            self._ready_since_s = now_s
+        wait_s = self._ready_since_s + self._options.flush_interval_s - now_s
+        if wait_s > 0 and not intake.is_full and not self._stop.is_set():
             return wait_s
         self._state = "delivering"
-        self._deliver(self._next_batch(), options.unknown_attempts)
-        self._ready_since_s = self._clock.monotonic()
+        gaps: list[Piece] = []
+        if self._takes_gaps:
+            gaps = self._ledger.gaps(head.first_row, self._clock.time_ms() if head.time_ms is None else head.time_ms)
+        self._deliver([*gaps, *intake.take_batch()], self._options.unknown_attempts)
+        self._ready_since_s = None
         return 0.0
 
-    def _next_batch(self) -> list[Piece]:
-        """The gaps that the sink must be told, and the next rows."""
-        assert self._progress is not None
-        first = self._ready[0]
-        rows = size = 0
-        pieces: list[Piece] = []
-        if self._progress.lost and self._takes_gaps:
-            pieces = self._progress.gaps(self._source, first.time_ms or self._clock.time_ms(), first.first_row)
-        while self._ready and rows < self._options.batch_rows and size < self._options.batch_bytes:
-            room = self._options.batch_rows - rows
-            if self._ready[0].kept > room:
-                head, tail = self._take().split(room)
-                self._ready.appendleft(tail)
-                self._ready_rows += tail.kept
-                self._ready_bytes += tail.size
-                pieces.append(head)
-                break
-            piece = self._take()
-            pieces.append(piece)
-            rows += piece.kept
-            size += piece.size
-            if piece.record is None and piece.lost:
-                break  # its gap must stand ahead of the rows that follow
-        return pieces
-
-    def _take(self) -> Piece:
-        piece = self._ready.popleft()
-        self._ready_rows -= piece.kept
-        self._ready_bytes -= piece.size
-        return piece
-
     def _deliver(self, pieces: list[Piece], unknown_attempts: int) -> None:
-        """Gets every row of the pieces to its place. _Interrupted if that is given up: nothing is settled that is not so."""
+        """Gets every row of the pieces to its place. _Interrupted if that is given up: what is settled is a beginning."""
         records: list[Record] = [p.record for p in pieces if p.record is not None]
         while records:
             try:
@@ -508,7 +349,6 @@ class SinkRunner:
             except RetryableError as exc:
                 self._note(exc)
                 self._wait(self._backoff.next_s(exc.retry_after_s))
-                continue
             except (TooLargeError, PermanentError) as exc:
                 self._note(exc)
                 self._take_apart(pieces, exc, unknown_attempts)
@@ -516,79 +356,33 @@ class SinkRunner:
             except PartialWriteError as exc:
                 self._counts["writes"] += 1
                 self._note(exc)
-                self._settle(pieces, exc.rejected)
+                self._ledger.settle(pieces, exc.rejected, self._clock.time_ms())
                 return
-            except Exception as exc:  # noqa: BLE001
+            except Exception as exc:  # noqa: BLE001 - counted, and tried a bounded number of times
                 self._note(exc)
                 unknown_attempts -= 1
-                if unknown_attempts > 0:
-                    self._wait(self._backoff.next_s())
-                    continue
-                self._take_apart(pieces, exc, 1)
-                return
-            self._counts["writes"] += 1
-            self._worked()
-            break
-        self._settle(pieces)
+                if unknown_attempts <= 0:
+                    self._take_apart(pieces, exc, 1)
+                    return
+                self._wait(self._backoff.next_s())
+            else:
+                self._counts["writes"] += 1
+                self._worked()
+                break
+        self._ledger.settle(pieces)
 
     def _take_apart(self, pieces: list[Piece], exc: Exception, unknown_attempts: int) -> None:
         """Two halves, or a single row to the dead letters."""
         total = sum(p.kept for p in pieces)
         if total > 1:
             for half in _halves(pieces, total // 2):
-                if self._stop.is_set() and self._clock.monotonic() >= self._drain_until_s:
+                if self._is_out_of_time():
+                    self._rewind()
                     raise _Interrupted
                 self._deliver(half, unknown_attempts)
             return
-        [(piece, record)] = [(p, p.record) for p in pieces if p.record is not None]
-        row = record.rows[0] if isinstance(record, Batch) else record.row
-        self._settle(pieces, {row: f"{type(exc).__name__}: {exc}"}, piece)
-
-    def _settle(self, pieces: Sequence[Piece], rejected: Mapping[int, str] | None = None, only: Piece | None = None) -> None:
-        """Puts the refused rows on the disk and then moves the cursor beyond the pieces."""
-        dead: dict[int, int] = {}
-        unfit: dict[int, list[Lost]] = {}
-        if rejected:
-            refused = [
-                (i, piece.one(at), row)
-                for i, piece in enumerate(pieces)
-                if only is None or piece is only
-                for at, row in enumerate(_rows(piece))
-                if row in rejected
-            ]
-            letters = []
-            for i, record, row in refused:
-                if not pieces[i].rows:
-                    self._counts["refused_gaps"] += 1
-                else:
-                    letters.append((i, letter_of(record, self.name, rejected[row], self._clock.time_ms())))
-            taken = self._store_letters([letter for _, letter in letters])
-            for n, (i, letter) in enumerate(letters):
-                if n < taken:
-                    dead[i] = dead.get(i, 0) + 1
-                else:
-                    ts_ms = pieces[i].time_ms
-                    unfit.setdefault(i, []).append(Lost("dead_letter_full", letter.row, 1, ts_ms, ts_ms))
-        progress = self._progress
-        assert progress is not None
-        with self._lock:
-            for i, piece in enumerate(pieces):
-                progress.settle(piece, dead.get(i, 0), unfit.get(i, ()))
-            if not self._takes_gaps:
-                progress.lost.clear()
-            self._settled.append(progress.record())
-            if len(self._settled) > _MAX_RECORDS:
-                self._settled = deque(list(self._settled)[1::2])
-
-    def _store_letters(self, letters: list[Letter]) -> int:
-        if not letters:
-            return 0
-        try:
-            return self._letters.append(letters)
-        except OSError as exc:
-            # A full disk must not hold up every other row of the sink: no room is no room.
-            _LOG.warning("sink %s: %d refused rows could not be kept: %s", self.name, len(letters), exc)
-            return 0
+        [row] = [row for p in pieces for row in p.kept_rows]
+        self._ledger.settle(pieces, {row: f"{type(exc).__name__}: {exc}"}, self._clock.time_ms())
 
     def _wait(self, seconds: float) -> None:
         """Lets the time pass. _Interrupted if the runner stops or its place in the log moves meanwhile."""
@@ -599,62 +393,33 @@ class SinkRunner:
             self._wake.clear()
             self._run_tasks()
             if self._stop.is_set():
-                raise _Interrupted
-            end = self._log_end.get()
-            if end is not None and self._progress is not None and self._keep_bounds(end):
                 self._rewind()
                 raise _Interrupted
-            if self._clock.monotonic() - self._cursor_at_s >= CURSOR_INTERVAL_S:
-                self._store_cursor()
+            end = self._log_end.get()
+            if end is not None and self._keep_bounds(end):
+                self._rewind()
+                raise _Interrupted
+            self._store_if_due()
             left_s = until_s - self._clock.monotonic()
             if left_s <= 0:
                 return
             self._clock.wait(self._wake, min(left_s, BOUND_INTERVAL_S))
 
-    def _store_cursor(self) -> None:
-        """Makes the account durable as it was at the newest settled row that the log has synced."""
-        self._cursor_at_s = self._clock.monotonic()
-        end = self._log_end.get()
-        newest: CursorRecord | None = None
-        with self._lock:
-            while self._settled and (self._cursor is None or (end is not None and self._settled[0].row <= end[1])):
-                newest = self._settled.popleft()
-        if newest is None:
-            return
-        if self._cursor is not None:
-            try:
-                with self._store_lock:
-                    if self._is_abandoned:
-                        return
-                    self._cursor.store(msgspec.msgpack.encode(newest))
-            except (OSError, JournalError) as exc:
-                self._counts["cursor_errors"] += 1
-                _LOG.warning("sink %s: its cursor could not be stored: %s", self.name, exc)
-                with self._lock:
-                    self._settled.appendleft(newest)
-                return
-        with self._lock:
-            self._durable_row = newest.row
-
-    def _maintain(self) -> None:
-        sink, now_s = self.sink, self._clock.monotonic()
-        if not isinstance(sink, Maintained) or now_s - self._maintained_at_s < sink.maintenance_interval_s:
-            return
-        self._maintained_at_s = now_s
-        try:
-            sink.maintain(self._clock.time_ms(), self._stop.is_set)
-        except Exception as exc:  # noqa: BLE001
-            self._counts["maintenance_errors"] += 1
-            _LOG.warning("sink %s: maintenance failed: %s: %s", self.name, type(exc).__name__, exc)
-
     def _note(self, exc: Exception) -> None:
-        """Counts a failure, and logs it if it is the first of its kind in a row."""
+        """Counts a failure, and logs it when it begins."""
         kind = type(exc).__name__
         self._last_error = f"{kind}: {exc}"
         if getattr(exc, "is_config_fault", False):
             kind = "configuration"
             self._counts["config_faults"] += 1
-        elif not isinstance(exc, RetryableError | TooLargeError | PartialWriteError | PermanentError):
+        elif isinstance(exc, TooLargeError | PartialWriteError | PermanentError):
+            # The store answers, and the account counts the rows: a bad one in each batch must not fill the log.
+            now_s = self._clock.monotonic()
+            if now_s - self._refused_at_s >= REFUSED_LOG_INTERVAL_S:
+                self._refused_at_s = now_s
+                _LOG.warning("sink %s refuses rows: %s", self.name, self._last_error)
+            return
+        elif not isinstance(exc, RetryableError | JournalError):
             self._counts["unknown_errors"] += 1
         if self._failing != kind:
             self._failing = kind
@@ -670,79 +435,62 @@ class SinkRunner:
     # Dead letters
 
     def list_letters(self, limit: int = _LIST_LIMIT) -> list[dict[str, Any]]:
-        """The oldest dead letters, for people: id (the row number), reason, times, the record."""
-        out = []
-        for letter, _ in zip(self._letters.letters(), range(limit), strict=False):
-            entry: dict[str, Any] = {
-                "id": letter.row,
-                "sink": letter.sink,
-                "kind": letter.kind,
-                "reason": letter.reason,
-                "refused_ms": letter.refused_ms,
-            }
-            try:
-                record = letter.as_record()
-            except (msgspec.DecodeError, KeyError):
-                record = None
-            if isinstance(record, Batch):
-                entry["record"] = next(iter(record.as_dicts()), None) if record.schemas else None
-            elif record is not None:
-                entry["record"] = msgspec.structs.asdict(record)
-            out.append(entry)
-        return out
+        """The oldest dead letters, for people; `id` is the row number."""
+        letters = self._ledger.letters.letters()
+        return [letter.for_people() for letter, _ in zip(letters, range(limit), strict=False)]
 
     def replay(self, ids: Sequence[int] | None = None, timeout_s: float = 30.0) -> int:
         """Gives dead letters to the sink again (None: all) and returns how many it took; these count as written.
 
         TimeoutError if the runner's thread does not get to it in time; it is done all the same when it does.
         """
-        return int(self._on_thread(lambda: self._replay(None if ids is None else set(ids)), timeout_s))
+        return self._on_thread(lambda: self._replay(ids), timeout_s)
 
     def discard(self, ids: Sequence[int] | None = None, timeout_s: float = 30.0) -> int:
         """Throws dead letters away (None: all) and returns how many; these count as dropped{discarded}."""
-        return int(self._on_thread(lambda: self._discard(None if ids is None else set(ids)), timeout_s))
+        return self._on_thread(lambda: self._discard(ids), timeout_s)
 
-    def _chosen(self, ids: set[int] | None) -> list[int]:
-        # A letter at or beyond the durable cursor would come back with its row after a kill.
-        before = self._durable_row or 0
-        return [x.row for x in self._letters.letters() if x.row < before and (ids is None or x.row in ids)]
+    def _chosen(self, ids: Sequence[int] | None) -> set[int]:
+        """Rows of these letters that may go: one at or beyond the durable cursor would come back with its row after a kill."""
+        self._ledger.store()
+        before = self._ledger.durable_row or 0
+        wanted = None if ids is None else set(ids)
+        rows = (letter.row for letter in self._ledger.letters.letters())
+        return {row for row in rows if row < before and (wanted is None or row in wanted)}
 
-    def _discard(self, ids: set[int] | None) -> int:
-        self._store_cursor()
-        rows = set(self._chosen(ids))
+    def _discard(self, ids: Sequence[int] | None) -> int:
+        rows = self._chosen(ids)
         if rows:
-            self._letters.remove(rows, replayed=False)
+            self._ledger.remove(rows, replayed=False)
         return len(rows)
 
-    def _replay(self, ids: set[int] | None) -> int:
-        self._store_cursor()
+    def _replay(self, ids: Sequence[int] | None) -> int:
         if not self._is_open:
             return 0
-        chosen = set(self._chosen(ids))
+        chosen = self._chosen(ids)
         done: set[int] = set()
         waiting: list[Letter] = []
         try:
-            for letter in self._letters.letters():
+            for letter in self._ledger.letters.letters():
                 if letter.row in chosen:
                     waiting.append(letter)
                 if len(waiting) >= self._options.batch_rows:
                     done |= self._write_letters(waiting)
                     waiting = []
             done |= self._write_letters(waiting)
-        except Exception as exc:  # noqa: BLE001
+        except Exception as exc:  # noqa: BLE001 - the letters stay, and the count says how many went
             self._note(exc)
-        finally:
-            if done:
-                self._letters.remove(done, replayed=True)
+        if done:
+            self._ledger.remove(done, replayed=True)
         return len(done)
 
     def _write_letters(self, letters: list[Letter]) -> set[int]:
         """Rows that the sink took now. Raises what is not about single rows."""
         if not letters:
             return set()
-        rows = {x.row for x in letters}
+        rows = {letter.row for letter in letters}
         try:
-            self.sink.write([x.as_record() for x in letters])
+            self.sink.write([letter.as_record() for letter in letters])
         except PartialWriteError as exc:
             return rows - exc.rejected.keys()
         except (PermanentError, TooLargeError):
@@ -750,7 +498,6 @@ class SinkRunner:
                 return set()
             half = len(letters) // 2
             return self._write_letters(letters[:half]) | self._write_letters(letters[half:])
-        self._worked()
         return rows
 
     def _on_thread(self, call: Callable[[], int], timeout_s: float) -> int:
@@ -764,7 +511,7 @@ class SinkRunner:
             raise TimeoutError(f"sink {self.name} is busy; the dead letters are seen to when it is not")
         if task.error is not None:
             raise task.error
-        return int(task.result)
+        return task.result
 
     def _run_tasks(self) -> None:
         while self._tasks:
@@ -773,30 +520,17 @@ class SinkRunner:
     # What it shows
 
     def account(self) -> Account:
-        """One consistent look: all terms at one end of the log and one place of the cursor."""
-        with self._lock:
-            progress, end = self._progress, self._log_end.get()
-            if progress is None or end is None:
-                return Account(0, 0, 0, {}, 0, 0)
-            replayed, discarded, lost = self._letters.replayed, self._letters.discarded, self._letters_lost
-            dropped = dict(progress.dropped)
-            if discarded:
-                dropped["discarded"] = discarded
-            if lost:
-                dropped["damage"] = dropped.get("damage", 0) + lost
-            return Account(
-                accepted=end[2] - progress.start_accepted,
-                written=progress.written + replayed,
-                filtered=progress.filtered,
-                dropped=dropped,
-                dead_letter=progress.dead_lettered - replayed - discarded - lost,
-                pending=end[2] - progress.accepted_before,
-            )
+        """One consistent look at where the sink's rows are; all zero while the log has not been told of."""
+        return self._ledger.account()
 
     def counters(self) -> dict[str, int]:
         """Counters of what happened, since the start of the runner."""
-        more = {"unknown_records": self._feed.unknown_records, "damaged_records": self._feed.damaged_records}
-        return self._counts | more
+        return self._counts | {
+            "unknown_records": self._feed.unknown_records,
+            "damaged_records": self._feed.damaged_records,
+            "refused_gaps": self._ledger.refused_gaps,
+            "cursor_errors": self._ledger.store_errors,
+        }
 
     def state(self) -> str:
         """`starting`, `waiting` (for rows), `delivering`, `retrying` or `stopped`."""
@@ -807,22 +541,20 @@ class SinkRunner:
         return self._last_error
 
     def lag_s(self) -> float | None:
-        """Age of the oldest row that is not yet delivered, 0 where there is none; None while that is not known."""
-        with self._lock:
-            progress, end = self._progress, self._log_end.get()
-            if progress is None or end is None:
-                return None
-            if progress.accepted_before >= end[2]:
-                return 0.0
-            since_ms = progress.time_ms
-        return None if since_ms is None else max(0.0, (self._clock.time_ms() - since_ms) / 1000)
+        """Time since the newest row that was delivered, 0 where none waits; None while that is not known."""
+        account, settled_ms = self._ledger.account(), self._ledger.settled_ms()
+        if not self._ledger.has_begun:
+            return None
+        if account.pending == 0:
+            return 0.0
+        return None if settled_ms is None else max(0.0, (self._clock.time_ms() - settled_ms) / 1000)
 
     def needed_row(self) -> int | None:
         """The lowest row that the sink may ask for after any crash; None while that is not known.
 
         The bounds of the lag hold here too, so that a sink that hangs in `write` for ever does not keep the log.
         """
-        row = self._durable_row
+        row = self._ledger.durable_row
         if row is None:
             return None
         now_s = self._clock.monotonic()
@@ -830,12 +562,6 @@ class SinkRunner:
             self._needed_at_s = now_s
             self._needed_bound = self._bound(1).row
         return max(row, self._needed_bound)
-
-
-def _rows(piece: Piece) -> Sequence[int]:
-    if piece.record is None:
-        return ()
-    return piece.record.rows if isinstance(piece.record, Batch) else (piece.record.row,)
 
 
 def _halves(pieces: list[Piece], at: int) -> tuple[list[Piece], list[Piece]]:

@@ -208,6 +208,7 @@ def test_every_row_is_in_exactly_one_place(options: dict[str, Any], actions: lis
         account = w.runner.account()
         letters = {x["id"] for x in w.runner.list_letters()}
         assert account.dead_letter == len(letters)
+        assert account.filtered == 0
         missing = w.times.keys() - w.store.keys() - letters
         # What a user discards has no gap, and a gap on which the sink itself fails again and again is given up.
         if "discarded" not in account.dropped and not any("bug" in str(value) for _, value in actions):

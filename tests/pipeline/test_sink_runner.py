@@ -65,7 +65,7 @@ class Bench:
         )
         return self.runner
 
-    def run(self, turns: int = 200) -> None:
+    def run(self, turns: int = 20_000) -> None:
         """Turns until the runner has nothing to do."""
         for _ in range(turns):
             wait_s = self.runner.step()
@@ -371,8 +371,9 @@ def test_gap_of_a_drop_survives_a_kill_until_the_sink_has_it(bench: Callable[...
     assert dropped >= before > 500
 
 
-def test_downsample_keeps_exactly_the_rows_it_says(bench: Callable[..., Bench]) -> None:
-    b = bench(lag_policy="downsample", downsample_keep=5, lag_age_s=1000.0)
+@pytest.mark.parametrize("batch_rows", [1, 3, 5000])
+def test_downsample_keeps_exactly_the_rows_it_says(bench: Callable[..., Bench], batch_rows: int) -> None:
+    b = bench(lag_policy="downsample", downsample_keep=5, lag_age_s=1000.0, batch_rows=batch_rows)
     b.ticks(10, containers=10)
     b.run()
     b.clock.advance(900)
@@ -574,6 +575,27 @@ def test_failures_are_logged_when_they_begin_and_end(bench: Callable[..., Bench]
         b.run()
     texts = [r.getMessage() for r in caplog.records]
     assert texts == ["sink test fails: RetryableError: down", "sink test works again"]
+
+
+def test_rows_refused_all_the_time_do_not_fill_the_program_log(
+    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    b = bench()
+    poison(b.sink, set(range(5, 100, 3)), PermanentError)
+    for _ in range(20):
+        b.ticks(1)
+        b.run()
+    assert b.runner.account().dead_letter == 20
+    assert len(caplog.records) == 1
+
+
+def test_stop_drains_although_rows_are_refused(bench: Callable[..., Bench]) -> None:
+    b = bench(batch_rows=2, clock=RunnerClock(), lag_age_s=1e12)
+    poison(b.sink, set(range(5, 100, 3)), PermanentError)
+    b.ticks(20)
+    b.runner.start()
+    b.runner.stop(5.0)
+    assert b.runner.account().pending == 0
 
 
 def test_maintenance_runs_between_writes_when_due(bench: Callable[..., Bench]) -> None:
