@@ -15,7 +15,12 @@ from typing import Any
 from bench.cgroups import Cgroups
 from bench.native import Limit, Measuring, Wanted, kind_of
 from bench.report import Row, Section, ratio
+from tidegauge.pipeline import collecting, registry
+from tidegauge.pipeline import config as configuration
+from tidegauge.pipeline.clock import MachineClock
+from tidegauge.pipeline.identity import Origin
 from tidegauge.pipeline.records import Container
+from tidegauge.pipeline.sampler import Sampler
 
 PACE_MS = 1000
 
@@ -44,10 +49,12 @@ def cgroup_collector() -> Any:
     return v1 if v1.hierarchies() else CgroupV2Collector(CgroupV2Config())
 
 
-def netdev_collector() -> Any:
-    from tidegauge.collectors.netdev import NetdevCollector, NetdevConfig
-
-    return NetdevCollector(NetdevConfig())
+def collector(name: str) -> Any:
+    """A collector by its name, with its defaults; `cgroup` for the one of this host's hierarchy."""
+    if name == "cgroup":
+        return cgroup_collector()
+    cls = registry.load(registry.COLLECTORS, name)
+    return cls(cls.Config())
 
 
 def allow_many_files() -> None:
@@ -87,12 +94,11 @@ class Worker(Measuring):
 
 
 def serve(what: str) -> None:
-    """Body of the worker process."""
+    """Body of the worker process: readers of one collector, or the whole `sampler` without a journal behind it."""
     allow_many_files()
     paths = sys.stdin.readline().split()
-    collector = netdev_collector() if what == "netdev" else cgroup_collector()
-    readers = [collector.reader(container(i, p)) for i, p in enumerate(paths, 1)]
-    steps: list[tuple[Callable[[], Any], Callable[[], Any]]] = [(r.read, r.read_tables) for r in readers]
+    work = sampler(paths) if what == "sampler" else readers(what, paths)
+    work()
     print("ready", flush=True)
     for line in sys.stdin:
         rounds, pace_ms = map(int, line.split())
@@ -100,7 +106,7 @@ def serve(what: str) -> None:
         due = time.monotonic()
         for number in range(rounds + 1):
             start = time.process_time_ns()
-            kept = [(read(), read_tables()) for read, read_tables in steps]
+            kept = work()
             if number:
                 used += time.process_time_ns() - start
             del kept
@@ -108,6 +114,50 @@ def serve(what: str) -> None:
             if number < rounds:
                 time.sleep(max(0.0, due - time.monotonic()))
         print(used, flush=True)
+
+
+def readers(what: str, paths: Sequence[str]) -> Callable[[], object]:
+    """Reads every container once with one collector's readers."""
+    made = collector(what)
+    own = [made.reader(container(i, p)) for i, p in enumerate(paths, 1)]
+    steps = [(r.read, getattr(r, "read_tables", tuple)) for r in own]
+    return lambda: [(read(), read_tables()) for read, read_tables in steps]
+
+
+class _Nowhere:
+    """An outlet that takes everything and keeps nothing."""
+
+    def put(self, items: Sequence[object], time_ms: int) -> bool:
+        return True
+
+
+class _Steps(MachineClock):
+    """Goes on by one second each time it is told, so that one turn serves one tick, however late it is."""
+
+    def __init__(self) -> None:
+        self.ns = super().time_ns()
+
+    def time_ns(self) -> int:
+        return self.ns
+
+    monotonic_ns = boottime_ns = time_ns
+
+
+def sampler(paths: Sequence[str]) -> Callable[[], object]:
+    """One turn of a static sampler with every collector over these containers and the host."""
+    config = configuration.load(Path(os.devnull), {"sampler": {"dynamic": False, "include": list(paths)}}, {})
+    made, catalogue = collecting.build(config)
+    clock = _Steps()
+    whole = Sampler(config.sampler, made, catalogue, Origin("bench", "bench", "bench"), _Nowhere(), clock=clock)
+    whole.begin()
+
+    def turn() -> None:
+        before = whole.stats.ticks
+        clock.ns += 1_000_000_000
+        whole.turn()
+        assert whole.stats.ticks in (before + 1, before + 2), "one tick a turn, two at the first"
+
+    return turn
 
 
 def run(folder: Path, counts: tuple[int, ...] = (100, 300, 1000), rounds: int = 4, repeats: int = 3) -> list[Section]:
