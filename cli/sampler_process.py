@@ -16,7 +16,7 @@ from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.identity import Origin, live_containers
 from tidegauge.pipeline.journal import JournalStats, JournalWriter
-from tidegauge.pipeline.log_thread import Heads, LogThread
+from tidegauge.pipeline.log_thread import MAX_PAYLOAD, Heads, LogThread
 from tidegauge.pipeline.messages import Answer, Channel, LogMoved, Needed, Request, SamplerCounters
 from tidegauge.pipeline.sampler import Sampler
 from tidegauge.pipeline.schedule import Schedule
@@ -79,7 +79,13 @@ def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, s
     heads.begin(known)
     channel = Channel(channel_end)
     link = JournalLink(writer, channel)
-    journal = LogThread(writer, heads, config.journal.sync_interval_s, on_append=link.moved)
+    journal = LogThread(
+        writer,
+        heads,
+        config.journal.sync_interval_s,
+        on_append=link.moved,
+        max_payload=min(MAX_PAYLOAD, config.journal.segment_bytes // 4),
+    )
     origin = Origin(source, config.host, boot_id(config.roots.proc))
     sampler = Sampler(
         config.sampler,

@@ -32,7 +32,9 @@ Item: TypeAlias = WireRecord | list[Sample]
 """What one tick hands over, in log order: records and lists of samples."""
 
 WAITING = 8
-MAX_FRAME_SAMPLES = 1000
+"""Ticks that may wait for the journal."""
+MAX_PAYLOAD = 512 << 10
+"""Bytes of a frame's payload at most, if a segment holds four of them: so much can a damaged place cost."""
 
 
 class Log(Protocol):
@@ -94,18 +96,28 @@ class Frame(NamedTuple):
     """None: samples."""
 
 
-def frames_of(items: Sequence[Item]) -> Iterator[Frame]:
-    """Items encoded, in order; long lists of samples in parts. What cannot be encoded is left out and logged."""
+def frames_of(items: Sequence[Item], max_payload: int = MAX_PAYLOAD) -> Iterator[Frame]:
+    """Items encoded, in order, long lists of samples in parts. What cannot be encoded or made so small is left out and logged."""
     for item in items:
         try:
-            if not isinstance(item, list):
-                yield Frame(*encode_record(item), 1, item)
-                continue
-            for start in range(0, len(item), MAX_FRAME_SAMPLES):
-                part = item[start : start + MAX_FRAME_SAMPLES]
-                yield Frame(RecordType.SAMPLES, encode_samples(part), len(part), None)
+            for frame in _samples(item, max_payload) if isinstance(item, list) else [Frame(*encode_record(item), 1, item)]:
+                if len(frame.payload) <= max_payload:
+                    yield frame
+                else:
+                    _LOG.error("a record of %d bytes is not written: more than %d", len(frame.payload), max_payload)
         except (TypeError, ValueError, OverflowError) as exc:
             _LOG.error("what cannot be encoded is not written (%s): %s", type(item).__name__, exc)
+
+
+def _samples(samples: list[Sample], max_payload: int) -> Iterator[Frame]:
+    """One frame, or those of both halves if it is too large and can be halved."""
+    payload = encode_samples(samples)
+    if len(payload) <= max_payload or len(samples) == 1:
+        yield Frame(RecordType.SAMPLES, payload, len(samples), None)
+        return
+    half = len(samples) // 2
+    yield from _samples(samples[:half], max_payload)
+    yield from _samples(samples[half:], max_payload)
 
 
 def without_samples(items: Sequence[Item]) -> tuple[list[Item], int]:
@@ -134,7 +146,8 @@ class LogThread:
 
     `on_append` is called in the journal thread after each tick's appends and each sync. The log syncs by itself as it
     appends; this thread sees to it that nothing stays unsynced for longer than the interval when no more comes. An append
-    that fails is tried again until it works, while the ticks behind it wait or are dropped under a gap.
+    that fails is tried again until it works, while the ticks behind it wait or are dropped under a gap. No payload exceeds
+    `max_payload`, which a segment must hold.
     """
 
     def __init__(
@@ -143,12 +156,14 @@ class LogThread:
         heads: Heads,
         sync_interval_s: float = 0.5,
         on_append: Callable[[], None] = lambda: None,
+        max_payload: int = MAX_PAYLOAD,
         retry_s: float = 1.0,
     ) -> None:
         self._log = log
         self._heads = heads
         self._sync_interval_s = sync_interval_s
         self._on_append = on_append
+        self._max_payload = max_payload
         self._retry_s = retry_s
         self._waiting: deque[tuple[Sequence[Item], int]] = deque()
         self._changed = threading.Condition()
@@ -194,7 +209,7 @@ class LogThread:
                     self._changed.wait(self._left_s(unsynced_since))
                 if not unwritten and self._waiting:
                     items, time_ms = self._waiting.popleft()
-                    unwritten.extend(frames_of(items))
+                    unwritten.extend(frames_of(items, self._max_payload))
                 is_last = self._is_stopping and not self._waiting
             if unwritten:
                 if not self._try(partial(self._append, unwritten, time_ms)):
@@ -227,10 +242,11 @@ class LogThread:
     def _try(self, work: Callable[[], object]) -> bool:
         try:
             work()
-        except (OSError, JournalError) as exc:
+        except Exception as exc:  # noqa: BLE001 - without this thread nothing would be written any more
             self.failures += 1
             if not self._is_failing:
-                _LOG.error("the journal cannot be written: %s", exc)
+                is_known = isinstance(exc, OSError | JournalError)
+                _LOG.error("the journal cannot be written: %s", exc, exc_info=None if is_known else exc)
             self._is_failing = True
             return False
         if self._is_failing:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from tidegauge.pipeline.catalogue import Catalogue
-from tidegauge.pipeline.errors import CollectError, NoData
+from tidegauge.pipeline.catalogue import INSTANCE_LABELS, Catalogue
+from tidegauge.pipeline.errors import CollectError, ConfigError, NoData
 from tidegauge.pipeline.plugin import HierarchySource, ProbeReader, Reader, TableReader
 from tidegauge.pipeline.records import MAX_INT, Container, Schema, TableRow, TableRows, Value, Values
 
@@ -96,24 +96,33 @@ class Vanished(Exception):
     """A reader says that its container, or the part that it reads, is gone."""
 
 
+Take = Callable[[], tuple[Values, Tables] | None]
+"""Values and tables of one collector for one container; None: nothing this time."""
+
+
 class _Slot:
-    """One reader of a container and where its values go."""
+    """What one collector gives for a container, and where in the sample it goes."""
 
-    __slots__ = ("fills", "keeps", "read", "read_tables", "reader", "source", "table_places", "width")
+    __slots__ = ("fills", "is_slow", "keeps", "source", "table_places", "take", "width")
 
-    def __init__(self, source: Source, reader: Reader) -> None:
+    def __init__(self, source: Source, take: Take) -> None:
         self.source = source
-        self.reader = reader
-        self.read: Callable[[], Values] = reader.read
-        self.read_tables: Callable[[], Tables] | None = (
-            reader.read_tables if source.tables and isinstance(reader, TableReader) else None
-        )
+        self.take = take
+        self.is_slow = source.is_slow
         self.width = len(source.metrics)
         self.keeps: tuple[int, ...] | None = None
         """Own values that are new to the sample; None: all."""
         self.fills: tuple[tuple[int, int], ...] = ()
-        """(own index, index in the sample) of values that an earlier reader names too; used where that one has None."""
+        """(own index, index in the sample) of values that an earlier collector names too; used where that one has None."""
         self.table_places: tuple[int, ...] = ()
+
+
+def _take_of(source: Source, reader: Reader) -> Take:
+    read = reader.read
+    if source.tables and isinstance(reader, TableReader):
+        read_tables = reader.read_tables
+        return lambda: (read(), read_tables())
+    return lambda: (read(), ())
 
 
 class SlowSource(NamedTuple):
@@ -129,33 +138,29 @@ class Reading:
     def __init__(
         self,
         container: Container,
-        slots: Sequence[tuple[Source, Reader]],
+        readers: Sequence[tuple[Source, Reader]],
         slow: Sequence[SlowSource],
         schema_of: Callable[[tuple[str, ...], tuple[str, ...]], Schema],
         faults: Faults,
     ) -> None:
         self.container = container
         self._faults = faults
-        self._slots = [_Slot(source, reader) for source, reader in slots]
-        self._slow = [(_Slot(s.source, _NoReader()), s.take) for s in slow]
-        self.probe: Callable[[], int] | None = next(
-            (slot.reader.probe for slot in self._slots if isinstance(slot.reader, ProbeReader)), None
-        )
-        self.probe_source = next((s.source.name for s in self._slots if isinstance(s.reader, ProbeReader)), None)
-        self._parks = [
-            (slot.source.name, park) for slot in self._slots if (park := getattr(slot.reader, "park", None)) is not None
-        ]
+        self._readers = [(source.name, reader) for source, reader in readers]
+        self._slots = [_Slot(source, _take_of(source, reader)) for source, reader in readers]
+        self._slots += [_Slot(s.source, s.take) for s in slow]
+        probes = [(name, reader.probe) for name, reader in self._readers if isinstance(reader, ProbeReader)]
+        self.probe_source: str | None = probes[0][0] if probes else None
+        self.probe: Callable[[], int] | None = probes[0][1] if probes else None
+        self._parks = [(name, park) for name, reader in self._readers if (park := getattr(reader, "park", None)) is not None]
         self.is_open = False
         """True if readers may hold more than the probe's descriptor."""
         names: dict[str, int] = {}
         tables: dict[str, int] = {}
-        self._fills = False
-        for slot in [*self._slots, *(s for s, _ in self._slow)]:
+        for slot in self._slots:
             fresh = [i for i, n in enumerate(slot.source.metrics) if n not in names]
             if len(fresh) < slot.width:
                 slot.keeps = tuple(fresh)
                 slot.fills = tuple((i, names[n]) for i, n in enumerate(slot.source.metrics) if n in names)
-                self._fills = True
             for i in fresh:
                 names[slot.source.metrics[i]] = len(names)
             slot.table_places = tuple(tables.setdefault(t, len(tables)) for t in slot.source.tables)
@@ -167,7 +172,7 @@ class Reading:
     @property
     def is_empty(self) -> bool:
         """True if no collector has anything to say of this container."""
-        return not self._slots and not self._slow
+        return not self._slots
 
     def read(self, is_tolerant: bool) -> tuple[Values, Tables]:
         """Values and tables in the order of the schema.
@@ -179,9 +184,7 @@ class Reading:
         tables: list[TableRows | None] = [None] * len(self._widths)
         fills: list[tuple[int, Value]] = []
         for slot in self._slots:
-            values += self._place(slot, self._read_slot(slot, is_tolerant), tables, fills)
-        for slot, take in self._slow:
-            values += self._place(slot, self._take_slow(slot, take), tables, fills)
+            values += self._place(slot, self._take(slot, is_tolerant), tables, fills)
         if fills:
             values = _filled(values, fills)
         return self._clean(values), tuple(tables) if any(t is not None for t in tables) else ()
@@ -197,43 +200,40 @@ class Reading:
 
     def close(self) -> None:
         self.is_open = False
-        for slot in self._slots:
+        for name, reader in self._readers:
             try:
-                slot.reader.close()
+                reader.close()
             except Exception as exc:  # noqa: BLE001 - see park
-                self._faults.failed(slot.source.name, self.container, exc)
+                self._faults.failed(name, self.container, exc)
 
-    def _read_slot(self, slot: _Slot, is_tolerant: bool) -> tuple[Values, Tables] | None:
+    def _take(self, slot: _Slot, is_tolerant: bool) -> tuple[Values, Tables] | None:
         try:
-            values = slot.read()
-            tables = slot.read_tables() if slot.read_tables is not None else ()
-            if len(values) != slot.width or len(tables) != (len(slot.table_places) if slot.read_tables is not None else 0):
-                raise CollectError(f"gave {len(values)} values and {len(tables)} tables, not as many as it names")
+            got = slot.take()
+            if got is not None:
+                got = self._checked(slot, *got)
         except NoData:
             return None
         except OSError as exc:
-            if not is_tolerant and (isinstance(exc, FileNotFoundError) or exc.errno == errno.ENODEV):
+            is_gone = isinstance(exc, FileNotFoundError) or exc.errno == errno.ENODEV
+            if is_gone and not is_tolerant and not slot.is_slow:
                 raise Vanished(slot.source.name) from exc
             self._faults.failed(slot.source.name, self.container, exc)
             return None
         except Exception as exc:  # noqa: BLE001 - one plug-in's failure never stops another
             self._faults.failed(slot.source.name, self.container, exc)
             return None
-        self._faults.worked(slot.source.name, self.container.number)
-        return values, tables
-
-    def _take_slow(self, slot: _Slot, take: Callable[[], tuple[Values, Tables] | None]) -> tuple[Values, Tables] | None:
-        try:
-            got = take()
-            if got is None:
-                return None
-            if len(got[0]) != slot.width or len(got[1]) != len(slot.table_places):
-                raise CollectError(f"gave {len(got[0])} values and {len(got[1])} tables, not as many as it names")
-        except Exception as exc:  # noqa: BLE001 - raised in the worker by the plug-in, counted here
-            self._faults.failed(slot.source.name, self.container, exc)
-            return None
-        self._faults.worked(slot.source.name, self.container.number)
+        if got is not None:
+            self._faults.worked(slot.source.name, self.container.number)
         return got
+
+    def _checked(self, slot: _Slot, values: Values, tables: Tables) -> tuple[Values, Tables]:
+        """Tuples of the right shape, rows mended. CollectError, or what a plug-in's own objects raise, if they cannot be."""
+        if len(values) != slot.width or len(tables) not in (0, len(slot.table_places)):
+            raise CollectError(f"gave {len(values)} values and {len(tables)} tables, not as many as it names")
+        cleaned: list[TableRows | None] = []
+        for rows, place in zip(tables, slot.table_places, strict=False):
+            cleaned.append(None if rows is None else self._clean_rows(rows, self._widths[place]))
+        return values if values.__class__ is tuple else tuple(values), tuple(cleaned)
 
     def _place(
         self,
@@ -246,25 +246,15 @@ class Reading:
             return (None,) * (slot.width if slot.keeps is None else len(slot.keeps))
         values, rows_of = got
         for place, rows in zip(slot.table_places, rows_of, strict=False):
-            if rows is not None and tables[place] is None:
-                tables[place] = self._clean_rows(rows, self._widths[place])
+            if tables[place] is None:
+                tables[place] = rows
         if slot.keeps is None:
             return values
         fills.extend((place, values[own]) for own, place in slot.fills)
         return tuple(values[i] for i in slot.keeps)
 
     def _clean(self, values: Values) -> Values:
-        for v in values:
-            kind = v.__class__
-            if kind is int:
-                if not _MIN_INT <= v <= MAX_INT:  # type: ignore[operator]
-                    break
-            elif kind is float:
-                if not isfinite(v):  # type: ignore[arg-type]
-                    break
-            elif v is not None:
-                break
-        else:
+        if are_storable(values):
             return values
         cleaned = tuple(v if is_storable(v) else None for v in values)
         self._faults.absurd_values += sum(c is None and v is not None for c, v in zip(cleaned, values, strict=True))
@@ -272,16 +262,14 @@ class Reading:
 
     def _clean_rows(self, rows: TableRows, width: int) -> TableRows:
         """Rows as they may be stored. A row of the wrong shape is left out and counted."""
-        fine = all(
-            row.__class__ is tuple
-            and len(row) == width
-            and row[0].__class__ is str
-            and row[0].isascii()
-            and all(map(is_storable, row[1:]))
-            for row in rows
-        )
-        if fine:
-            return rows
+        for row in rows:
+            if row.__class__ is not tuple or len(row) != width:
+                break
+            label = row[0]
+            if label.__class__ is not str or not label.isascii() or not are_storable(row[1:]):
+                break
+        else:
+            return rows if rows.__class__ is tuple else tuple(rows)
         cleaned: list[TableRow] = []
         for row in rows:
             if not (isinstance(row, tuple) and len(row) == width and isinstance(row[0], str)):
@@ -294,24 +282,24 @@ class Reading:
         return tuple(cleaned)
 
 
-class _NoReader:
-    """Stands where a slow collector's values come from its worker."""
-
-    def read(self) -> Values:
-        return ()
-
-    def close(self) -> None:
-        return None
+def are_storable(values: Sequence[object]) -> bool:
+    """True if `is_storable` is true of each. One loop, as it stands in the path of every sample."""
+    for v in values:
+        kind = v.__class__
+        if kind is int:
+            if not _MIN_INT <= v <= MAX_INT:  # type: ignore[operator]
+                return False
+        elif kind is float:
+            if not isfinite(v):  # type: ignore[arg-type]
+                return False
+        elif v is not None:
+            return False
+    return True
 
 
 def is_storable(value: object) -> bool:
     """True for None, an integer within 64 bit signed, and a finite float. A bool is none of them."""
-    kind = value.__class__
-    if kind is int:
-        return _MIN_INT <= value <= MAX_INT  # type: ignore[operator]
-    if kind is float:
-        return isfinite(value)  # type: ignore[arg-type]
-    return value is None
+    return are_storable((value,))
 
 
 def _filled(values: Values, fills: Sequence[tuple[int, Value]]) -> Values:
@@ -322,10 +310,26 @@ def _filled(values: Values, fills: Sequence[tuple[int, Value]]) -> Values:
     return tuple(out)
 
 
+def _check(source: Source, catalogue: Catalogue) -> None:
+    for name in source.metrics:
+        if name not in catalogue:
+            raise ConfigError(f"collector {source.name}: metric {name} is neither in the catalogue nor in its fragment")
+    for name in source.tables:
+        if name not in INSTANCE_LABELS:
+            raise ConfigError(f"collector {source.name}: table: expected one of {', '.join(INSTANCE_LABELS)}, got {name}")
+    if len({*source.metrics, *source.tables}) < len(source.metrics) + len(source.tables):
+        raise ConfigError(f"collector {source.name}: names a metric or table twice")
+
+
 class Readings:
-    """Makes the Reading of a container from all collectors. Sampling thread only."""
+    """Makes the Reading of a container from all collectors. Sampling thread only.
+
+    ConfigError if a collector names what the catalogue does not have, or something twice.
+    """
 
     def __init__(self, sources: Sequence[Source], catalogue: Catalogue, faults: Faults) -> None:
+        for source in sources:
+            _check(source, catalogue)
         self._sources = [s for s in sources if not s.is_slow]
         self._catalogue = catalogue
         self._faults = faults
@@ -333,11 +337,13 @@ class Readings:
 
     def make(self, container: Container, slow: Sequence[SlowSource] = ()) -> tuple[Reading, bool]:
         """The container's Reading, and whether every collector could be asked: False means to try again later."""
-        slots: list[tuple[Source, Reader]] = []
+        readers: list[tuple[Source, Reader]] = []
         is_complete = True
         for source in self._sources:
             try:
                 reader = source.collector.reader(container)
+                if reader is not None and not all(callable(getattr(reader, name, None)) for name in ("read", "close")):
+                    raise CollectError(f"its reader is a {type(reader).__name__}, which cannot be read and closed")
             except NoData:
                 continue
             except FileNotFoundError:
@@ -348,8 +354,8 @@ class Readings:
                 is_complete = False
                 continue
             if reader is not None:
-                slots.append((source, reader))
-        return Reading(container, slots, slow, self._schema_of, self._faults), is_complete
+                readers.append((source, reader))
+        return Reading(container, readers, slow, self._schema_of, self._faults), is_complete
 
     def _schema_of(self, names: tuple[str, ...], tables: tuple[str, ...]) -> Schema:
         key = (names, tables)

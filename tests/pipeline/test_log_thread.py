@@ -67,9 +67,37 @@ def test_items_become_frames_in_order() -> None:
 
 def test_many_samples_are_parted_and_none_is_lost() -> None:
     samples = [sample(n) for n in range(2500)]
-    frames = list(frames_of([samples]))
-    assert [f.rows for f in frames] == [1000, 1000, 500]
+    frames = list(frames_of([samples], 10_000))
+    assert sum(f.rows for f in frames) == 2500
+    assert all(len(f.payload) <= 10_000 for f in frames)
+    assert len(frames) <= 4
     assert [s for f in frames for s in decode_samples(f.payload)] == samples
+
+
+def test_what_no_frame_can_hold_is_left_out_alone(caplog: pytest.LogCaptureFixture) -> None:
+    large = Sample(2, 1, 5, (None,) * 400)
+    frames = list(frames_of([[sample(1), large, sample(3)], Event(1, "x" * 400), End(1, 1)], 200))
+    assert [s.container for f in frames if f.record is None for s in decode_samples(f.payload)] == [1, 3]
+    assert [f.record for f in frames if f.record is not None] == [End(1, 1)]
+    assert len(caplog.records) == 2
+
+
+def test_a_bug_in_the_journal_is_logged_and_does_not_end_the_thread(caplog: pytest.LogCaptureFixture) -> None:
+    log = ListLog()
+    t = thread(log)
+    append, calls = log.append, []
+
+    def buggy(*args: Any) -> int:
+        calls.append(args)
+        if len(calls) == 1:
+            raise ZeroDivisionError
+        return append(*args)
+
+    log.append = buggy  # type: ignore[method-assign]
+    t.put([[sample(1)]], 1)
+    assert t.stop(5)
+    assert len(log.frames) == 1
+    assert caplog.records[0].exc_info is not None
 
 
 def test_a_record_that_cannot_be_encoded_is_left_out(caplog: pytest.LogCaptureFixture) -> None:

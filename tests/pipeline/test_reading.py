@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegauge.pipeline.catalogue import Catalogue
+from tidegauge.pipeline.errors import ConfigError
 from tidegauge.pipeline.reading import Faults, Reading, Readings, Source, Vanished, in_order, is_storable
 from tidegauge.pipeline.records import MAX_INT, Container, Sample, decode_samples, encode_samples
 from tidegauge.pipeline.testing import make_container
@@ -116,6 +117,42 @@ def test_rows_that_no_store_could_hold_are_mended_or_left_out_and_counted(rows: 
     made, faults = reading(Fixed((), (), ("percpu",), (rows,)))
     assert made.read(False) == ((), (kept,))
     assert faults.absurd_values == absurd
+
+
+@pytest.mark.parametrize("rows", [7, "ab", [7], {"0": 1}, object()])
+def test_rows_of_no_shape_at_all_do_not_stop_the_others(rows: Any) -> None:
+    made, _ = reading(Fixed((), (), ("percpu",), (rows,)), Fixed(("load5",), (5.0,)))
+    values, tables = made.read(False)
+    assert values == (5.0,)
+    assert tables in ((), ((),))
+
+
+@pytest.mark.parametrize("values", [[1.0], {1.0: 2}, 7, object()])
+def test_values_that_are_no_tuple_do_not_stop_the_others(values: Any) -> None:
+    made, _ = reading(Fixed(("load1",), values), Fixed(("load5",), (5.0,)))
+    assert made.read(False)[0] in ((1.0, 5.0), (None, 5.0))
+
+
+def test_something_that_is_no_reader_is_an_error_of_its_collector() -> None:
+    class Odd(Fixed):
+        def reader(self, container: Container) -> Any:
+            return 7
+
+    faults = Faults()
+    made, is_complete = Readings(
+        [Source.of("odd", Odd(("load1",), ())), Source.of("good", Fixed(("load5",), (5.0,)))], Catalogue(), faults
+    ).make(make_container())
+    assert not is_complete
+    assert faults.counts == {"odd": 1}
+    assert made.read(False) == ((5.0,), ())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "tables"), [(("load1", "load1"), ()), (("nothing_known",), ()), ((), ("no_table",)), ((), ("percpu", "percpu"))]
+)
+def test_names_that_cannot_be_stop_the_start(metrics: tuple[str, ...], tables: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="c0"):
+        reading(Fixed(metrics, (), tables))
 
 
 def test_readers_are_closed_although_one_fails_to() -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.pipeline.sampler_rig import Rig
+from tests.pipeline.sampler_rig import CpuReader, Rig
 
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.sampler_config import PolicyConfig, SamplerConfig
@@ -108,7 +108,9 @@ def test_a_counter_that_moves_while_the_container_is_read_is_not_taken_for_still
         rig.world.cpu["/a"] = 150
         return values
 
-    rig.sampler._roster.lives["/a"].reading._slots[0].read = read_and_run  # type: ignore[union-attr]
+    reader.read = read_and_run  # type: ignore[method-assign]
+    rig.sampler._roster.lives["/a"].needs_readers = True
+    rig.cpu.reader = lambda container: reader if container.path == "/a" else CpuReader(rig.world, container.path)  # type: ignore[method-assign]
     rig.run(6)
     first, second, *later = rig.samples("/a")
     assert [rig.values(s)["cpu_usage_ns"] for s in (first, second)] == [100, 100]
