@@ -21,7 +21,7 @@ $b mount -t proc proc /root/proc
 $b mount -t sysfs sysfs /root/sys
 $b mount -t devtmpfs dev /root/dev
 $b mkdir -p /root/dev/shm /root/dev/pts
-for place in dev/shm run tmp; do $b mount -t tmpfs -o mode=1777 ram /root/$place; done
+for place in dev/shm run; do $b mount -t tmpfs -o mode=1777 ram /root/$place; done
 [ -e /root/dev/fd ] || $b ln -s /proc/self/fd /root/dev/fd
 
 groups=/root/sys/fs/cgroup
