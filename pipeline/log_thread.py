@@ -97,7 +97,7 @@ class Frame(NamedTuple):
 
 
 def frames_of(items: Sequence[Item], max_payload: int = MAX_PAYLOAD) -> Iterator[Frame]:
-    """Items encoded, in order, long lists of samples in parts. What cannot be encoded or made so small is left out and logged."""
+    """Items encoded, in order, long lists of samples in parts. What cannot be encoded, or be made so small, is not written."""
     for item in items:
         try:
             for frame in _samples(item, max_payload) if isinstance(item, list) else [Frame(*encode_record(item), 1, item)]:
