@@ -77,6 +77,7 @@ class DeadLetters:
         self._path = path
         self._limit_bytes = limit_bytes
         self._fd = -1
+        self._is_dirty = False
         self._size = 0
         self.live = 0
         """Letters in the file."""
@@ -111,7 +112,7 @@ class DeadLetters:
         self._size = self.live = self.replayed = self.discarded = 0
 
     def append(self, letters: list[Letter]) -> int:
-        """Puts the letters on the disk, in order, and returns how many found room. OSError: none of them is certain."""
+        """Writes the letters, in order, and returns how many found room. On the disk after `sync`. OSError: none was kept."""
         lines = []
         size = self._size
         if not size:
@@ -131,14 +132,20 @@ class DeadLetters:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             _write_all(self._fd, b"".join(lines))
-            os.fdatasync(self._fd)
         except OSError:
             # A torn tail would hide the next letter: the file ends where it ended before.
             os.ftruncate(self._fd, self._size)
             raise
         self._size = size
         self.live += taken
+        self._is_dirty = True
         return taken
+
+    def sync(self) -> None:
+        """Puts on the disk what was written: before the cursor moves beyond it, since until then the rows come again."""
+        if self._is_dirty and self._fd >= 0:
+            os.fdatasync(self._fd)
+        self._is_dirty = False
 
     def letters(self) -> Iterator[Letter]:
         """Every letter that can be read, oldest first."""

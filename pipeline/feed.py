@@ -42,13 +42,15 @@ class _Waiting:
 class _Held:
     """A frame that was decoded, with the log's state at its place."""
 
-    __slots__ = ("accepted_end", "containers", "frame", "is_readable", "passed", "samples", "schemas", "skip")
+    __slots__ = ("about", "accepted_end", "containers", "frame", "is_readable", "passed", "samples", "schemas", "skip")
 
     def __init__(self, frame: Frame, skip: int, accepted_end: int) -> None:
         self.frame = frame
         self.accepted_end = accepted_end
         self.skip = skip
         self.is_readable = True
+        self.about: int | None = None
+        """Number of the container whose record or end this is."""
         self.passed: WireRecord | None = None
         """What the sink is given of a frame that is one record."""
         self.samples: Sequence[Sample] | None = None
@@ -118,6 +120,10 @@ class Feed:
             pass
         if record is not None:
             held.passed = self._passed(record)
+            if isinstance(record, Container):
+                held.about = record.number
+            elif isinstance(record, End):
+                held.about = record.container
             self._change(record)
         elif held.samples is not None:
             held.schemas, held.containers = self._schemas, self._containers
@@ -166,7 +172,12 @@ class Feed:
     def _look(self, held: _Held) -> None:
         """Looks ahead on behalf of the frames held back: have names come, an end, or the time?"""
         now_ms = held.frame.time_ms
-        for number, waiting in list(self._waiting.items()):
+        # Only ticks are looked at for the time: at a start every container waits, and their records come one by one.
+        numbers = [held.about] if held.samples is None else list(self._waiting)
+        for number in numbers:
+            waiting = None if number is None else self._waiting.get(number)
+            if number is None or waiting is None:
+                continue
             container = self._containers.get(number)
             if container is not None and has_names(container):
                 if container.valid_from_ms <= waiting.until_ms:

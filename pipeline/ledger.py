@@ -153,6 +153,7 @@ class Ledger:
                 with self._store_lock:
                     if self._is_abandoned:
                         return
+                    self.letters.sync()
                     self._cursor.store(msgspec.msgpack.encode(newest))
             except (OSError, JournalError) as exc:
                 self.store_errors += 1

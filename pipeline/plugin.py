@@ -213,6 +213,7 @@ class Sink(Protocol):
 
 # Optional class attributes of a sink, with their defaults when absent:
 #   cursor_lasts: bool = True      False: starts anew with each start of the program and holds no segment (memory, stdout)
+#   reach_back_s: float = 0        without a lasting cursor: how far back of now it begins to read; 0: at the end of the log
 #   names_wait_s: float = 0        default of the runner option of that name
 
 
