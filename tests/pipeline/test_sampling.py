@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from tests.pipeline.sampler_rig import ORIGIN, CpuCollector, Rig, World
 
 from tidegauge.pipeline import sampling
 from tidegauge.pipeline.catalogue import Catalogue
-from tidegauge.pipeline.records import Batch, Container
+from tidegauge.pipeline.plugin import Hierarchy
+from tidegauge.pipeline.records import Batch, Container, Event
+from tidegauge.pipeline.sampler import Sampler
 from tidegauge.pipeline.sampler_config import SamplerConfig
 from tidegauge.pipeline.schedule import Schedule
 
@@ -120,6 +123,61 @@ def test_a_reload_changes_intervals_of_jobs_and_of_sampling(schedule: Schedule) 
     rig.run(1)
     assert rig.containers("/")[-1].base_interval_s == 2
     rig.close()
+
+
+class Folders:
+    """A collector over plain folders: the number in the file `usage` of each."""
+
+    metrics = ("cpu_usage_ns",)
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def hierarchies(self) -> tuple[Hierarchy, ...]:
+        return (Hierarchy("cpuacct", self.root),)
+
+    def reader(self, container: Container) -> "FolderReader | None":
+        path = Path(f"{self.root}{container.path}") / "usage"
+        return FolderReader(path) if path.exists() else None
+
+
+class FolderReader:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> tuple[int]:
+        return (int(self.path.read_text()),)
+
+    def close(self) -> None: ...
+
+
+def test_the_running_thread_hears_of_containers_commands_and_its_end(tmp_path: Path) -> None:
+    out = sampling.Collected()
+    sampler = Sampler(SamplerConfig(base_interval_s=0.02), [("folders", Folders(tmp_path))], Catalogue(), ORIGIN, out)
+    thread = threading.Thread(target=sampler.run)
+    thread.start()
+
+    def seen(kind: str, path: str) -> bool:
+        return any(isinstance(i, Event) and i.kind == kind and i.details["path"] == path for i in tuple(out.items))
+
+    try:
+        (tmp_path / "a").mkdir()
+        until(lambda: seen("creation", "/a"))
+        (tmp_path / "a" / "usage").write_text("7")
+        until(lambda: any(isinstance(i, list) and i[0].values == (7,) for i in tuple(out.items)))
+        sampler.reload(SamplerConfig(base_interval_s=3600, max_interval_s=3600))
+        until(lambda: any(isinstance(i, Container) and i.base_interval_s == 3600 for i in tuple(out.items)))
+        # nothing is due for an hour, and yet
+        (tmp_path / "b").mkdir()
+        until(lambda: seen("creation", "/b"))
+        (tmp_path / "b").rmdir()
+        until(lambda: seen("deletion", "/b"))
+    finally:
+        sampler.stop()
+        thread.join(10)
+    assert not thread.is_alive()
+    sampler.stop()
+    sampler.close()
 
 
 def once(*extra: tuple[str, Any], world: World | None = None, **options: Any) -> list[Any]:
