@@ -309,7 +309,8 @@ class CgroupReader:
         assert self._plan is not None
         current, plan, last = self._current, self._plan, self._raws
         is_first = not last
-        is_disk_changed = is_percpu_changed = False
+        is_disk_changed = False
+        percpu: bytes | None = None
         for i, raw in enumerate(raws):
             if not is_first and raw == last[i]:
                 continue
@@ -322,7 +323,7 @@ class CgroupReader:
             if file.parse is not None:
                 current[file.start : file.stop] = file.parse(raw)
             elif file.table is Table.PERCPU:
-                is_percpu_changed = True
+                percpu = raw
             elif file.table is Table.DISK_CANDIDATE and not is_first:
                 self.park()
                 self._update(self._open())
@@ -335,19 +336,16 @@ class CgroupReader:
         usage, inactive = current[USAGE], current[INACTIVE_FILE]
         current[WORKING_SET] = None if usage is None or inactive is None else max(0, usage - inactive)
         self._values = tuple(current)
-        if is_disk_changed or is_percpu_changed:
-            self._update_tables(raws, is_disk_changed, is_percpu_changed)
+        if is_disk_changed or percpu is not None:
+            self._update_tables(raws, is_disk_changed, percpu)
 
-    def _update_tables(self, raws: list[bytes], is_disk_changed: bool, is_percpu_changed: bool) -> None:
-        disk = self._tables[0]
-        percpu = self._tables[1] if self._has_percpu else None
+    def _update_tables(self, raws: list[bytes], is_disk_changed: bool, percpu: bytes | None) -> None:
+        rows = list(self._tables)
         if is_disk_changed and self._disk is not None:
-            disk = self._disk.rows([raw for f, raw in zip(self._files, raws, strict=True) if f.table is Table.DISK])
-        if is_percpu_changed:
-            percpu = next(
-                percpu_rows(raw, self._faults) for f, raw in zip(self._files, raws, strict=True) if f.table is Table.PERCPU
-            )
-        self._tables = (disk, percpu) if self._has_percpu else (disk,)
+            rows[0] = self._disk.rows([raw for f, raw in zip(self._files, raws, strict=True) if f.table is Table.DISK])
+        if percpu is not None:
+            rows[1] = percpu_rows(percpu, self._faults)
+        self._tables = tuple(rows)
 
 
 def _sum(a: Value, b: Value) -> Value:

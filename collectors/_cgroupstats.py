@@ -68,7 +68,6 @@ class CgroupStats:
         """OSError where netlink or the family is not to be had."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_GENERIC)
         try:
-            self._socket.settimeout(1.0)
             self._socket.bind((0, 0))
             self._sequence = 0
             answer = self._ask(_GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, _CTRL_ATTR_FAMILY_NAME, b"TASKSTATS\0")
@@ -91,7 +90,8 @@ class CgroupStats:
     def _ask(self, kind: int, command: int, attribute: int, payload: bytes) -> bytes:
         self._sequence += 1
         self._socket.send(request(kind, self._sequence, command, attribute, payload))
-        while True:  # an answer that came after an earlier timeout is not ours
-            message = self._socket.recv(16384)
+        while True:  # what was left by a call that failed half-way is not ours
+            # the kernel answers within send, so there is nothing to wait for
+            message = self._socket.recv(8192, socket.MSG_DONTWAIT)
             if len(message) >= _HEADER.size and _HEADER.unpack_from(message)[3] == self._sequence:
                 return message

@@ -70,6 +70,13 @@ def test_keyed_files_come_back_in_any_order_and_with_any_keys_missing(content: d
     assert faults.absurd_values == 0
 
 
+def test_a_key_that_comes_in_the_place_of_another_is_seen() -> None:
+    parse = KeyedFile(Faults(), {"a": 1, "b": 1})
+    assert list(parse(b"a 1\nx 2\n")) == [1, None]
+    assert list(parse(b"a 1\nb 2\n")) == [1, 2]
+    assert list(parse(b"a 1\nx 2\n")) == [1, None]
+
+
 @given(st.integers(0, 2**64), st.sampled_from([1, 1000, 10**7]))
 def test_scaled_values_that_do_not_fit_are_none(n: int, scale: int) -> None:
     faults = Faults()
