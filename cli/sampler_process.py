@@ -12,6 +12,7 @@ from typing import Any
 
 from tidegauge.pipeline import collecting, logs, sampling
 from tidegauge.pipeline.account import furthest_cursor
+from tidegauge.pipeline.budgets import raise_descriptor_limit
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.identity import Origin, live_containers
@@ -68,6 +69,7 @@ def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, s
     """Runs until SIGTERM or the end of the parent."""
     config = read()
     logs.configure("sampler", config.log.level, config.log.format)
+    raise_descriptor_limit()
     collectors, catalogue = collecting.build(config)
     heads = Heads()
     state = StateDir(config.state_dir)

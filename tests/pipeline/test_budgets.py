@@ -1,0 +1,87 @@
+"""What sampling itself may cost."""
+
+import os
+import subprocess
+import sys
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidegauge.pipeline.budgets import WINDOW_NS, DescriptorBudget, ProbeBudget
+
+SECOND_NS = 10**9
+
+
+def window(budget: ProbeBudget, start_s: int, cost_ms: float) -> int:
+    """Looks at the ticks of a little more than a window, each at this cost; returns the second after it."""
+    end_s = start_s + WINDOW_NS // SECOND_NS + 64
+    for second in range(start_s, end_s):
+        if budget.is_look(second):
+            budget.spent(round(cost_ms * 1e6), second * SECOND_NS)
+    return end_s
+
+
+def test_within_the_budget_every_tick_is_a_look() -> None:
+    budget = ProbeBudget(2.0)
+    window(budget, 0, 19)
+    assert budget.every == 1
+
+
+def test_beyond_it_the_period_doubles_until_it_fits_and_shrinks_when_there_is_room() -> None:
+    budget = ProbeBudget(2.0)
+    second = 0
+    for _ in range(10):
+        second = window(budget, second, 70)
+    assert budget.every == 4
+    for _ in range(10):
+        second = window(budget, second, 1)
+    assert budget.every == 1
+
+
+@given(st.floats(0.1, 100), st.floats(0, 5000))
+def test_the_period_settles_within_the_budget_or_at_its_bound(percent: float, cost_ms: float) -> None:
+    budget = ProbeBudget(percent)
+    second = 0
+    for _ in range(30):
+        second = window(budget, second, cost_ms)
+    settled = budget.every
+    second = window(budget, second, cost_ms)
+    share = 100 * cost_ms / 1000 / settled
+    assert settled == 64 or share <= percent * 2
+    assert 1 <= settled <= 64
+
+
+def test_descriptors_are_counted_after_some_readers_and_freed_at_half_the_limit() -> None:
+    counts = iter([101, 60, 49])
+    budget = DescriptorBudget(100, lambda: next(counts))
+    for _ in range(31):
+        budget.opened()
+    assert budget.open == 0
+    budget.opened()
+    assert (budget.open, budget.is_exceeded) == (101, True)
+    budget.recount()
+    assert budget.is_exceeded
+    budget.recount()
+    assert not budget.is_exceeded
+
+
+def test_descriptors_of_this_process_are_counted() -> None:
+    budget = DescriptorBudget()
+    budget.recount()
+    before = budget.open
+    fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(7)]
+    budget.recount()
+    assert budget.open == before + 7
+    for fd in fds:
+        os.close(fd)
+
+
+def test_the_limit_of_open_files_is_raised_to_what_is_allowed() -> None:
+    code = (
+        "import resource as r\n"
+        "from tidegauge.pipeline.budgets import raise_descriptor_limit\n"
+        "hard = r.getrlimit(r.RLIMIT_NOFILE)[1]\n"
+        "r.setrlimit(r.RLIMIT_NOFILE, (64, hard))\n"
+        "print(raise_descriptor_limit() == hard)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
