@@ -130,7 +130,7 @@ class Ledger:
             self._settled = deque(list(self._settled)[1::2])
 
     def _keep(self, letters: list[Letter]) -> int:
-        if not letters:
+        if not letters or self._is_abandoned:
             return 0
         try:
             return self.letters.append(letters)

@@ -350,11 +350,13 @@ class SinkRunner:
                 self._note(exc)
                 self._wait(self._backoff.next_s(exc.retry_after_s))
             except (TooLargeError, PermanentError) as exc:
+                self._worked()  # the store answers
                 self._note(exc)
                 self._take_apart(pieces, exc, unknown_attempts)
                 return
             except PartialWriteError as exc:
                 self._counts["writes"] += 1
+                self._worked()
                 self._note(exc)
                 self._ledger.settle(pieces, exc.rejected, self._clock.time_ms())
                 return

@@ -627,6 +627,7 @@ def test_a_sink_that_hangs_is_left_behind_in_time_and_moves_no_cursor(tmp_path: 
     def hang(_: Sequence[Record]) -> None:
         hangs.set()
         goes_on.wait(20)
+        raise PartialWriteError("late", {7: "bad"})
 
     sink.script.append(hang)
     b = Bench(tmp_path, sink, log, RunnerClock(), lag_age_s=1e12)
@@ -640,6 +641,7 @@ def test_a_sink_that_hangs_is_left_behind_in_time_and_moves_no_cursor(tmp_path: 
     goes_on.set()
     assert b.runner._thread is not None
     b.runner._thread.join(10)
+    assert not (tmp_path / "test.dead-letters").exists()
     b.sink = RecordingSink()
     b.start()
     b.run()
