@@ -4,6 +4,7 @@ Source: kernel documentation admin-guide/cgroup-v2.rst, accounting/psi.rst. Priv
 runtime may close the directory to others. Hosts with v1 controllers belong to `cgroup_v1`, hybrid ones included.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,7 +122,9 @@ class CgroupV2Collector:
             places = [Place(where, self._files, self._disk), self._host_pressure]
         else:
             places = [Place(where, (*self._files, *self._pressure), self._disk)]
+        # the root of a cgroup namespace looks like the host and has the file that the real root lacks
+        usage_from_stat = container.is_host and not os.path.exists(f"{where}/memory.current")
         try:
-            return CgroupReader(places, self._faults, has_percpu=False, usage_from_stat=container.is_host)
+            return CgroupReader(places, self._faults, has_percpu=False, usage_from_stat=usage_from_stat)
         except FileNotFoundError:
             return None

@@ -114,6 +114,20 @@ def test_without_the_cpu_controller_usage_is_still_there_and_periods_are_none(tm
     reader.close()
 
 
+def test_the_root_of_a_cgroup_namespace_has_its_own_usage(tmp_path: Path) -> None:
+    root, _ = writable(tmp_path, {})
+    where = root / "sys/fs/cgroup"
+    (where / "cpu.stat").write_text("usage_usec 1\n")
+    (where / "memory.stat").write_text("anon 1\nfile 2\n")
+    real = collector_of(root).reader(container("/"))
+    (where / "memory.current").write_text("9\n")
+    namespaced = collector_of(root).reader(container("/"))
+    for reader, usage in ((real, 3), (namespaced, 9)):
+        assert reader is not None
+        assert as_dict(CgroupV2Collector, reader)["memory_usage_bytes"] == usage
+        reader.close()
+
+
 def test_limits_that_are_none_are_unlimited(tmp_path: Path) -> None:
     root, where = writable(tmp_path, {"cpu.stat": "", "memory.max": "max\n", "pids.max": "max\n"})
     collector = collector_of(root)
