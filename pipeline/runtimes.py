@@ -1,0 +1,436 @@
+"""Binds names to containers, late: the sampling thread tells who came and went, threads of their own ask the runtimes.
+
+A container is asked of every runtime that its path may belong to, each runtime by a thread of its own, so that one that hangs
+holds up its own containers' names and nothing else. What is found goes back as a command to the sampling thread, which makes
+a record of it. A runtime that is not there, does not know the container yet or fails is asked again with back-off, all its
+containers at once when it is back; events tell of changes, and a survey now and then of those that were missed.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from tidegauge.pipeline.backoff import Backoff
+from tidegauge.pipeline.errors import NoData
+from tidegauge.pipeline.metadata import MetadataConfig, described_fields, path_fields, pod_fields
+from tidegauge.pipeline.plugin import Describer, Metadata, Runtime, RuntimeNews, RuntimeRef, Watcher
+from tidegauge.pipeline.records import Container
+
+_LOG = logging.getLogger(__name__)
+_UNKNOWN_S = (0.25, 60.0)
+"""Back-off for a container that its runtime does not know, or about which it fails."""
+_ABSENT_S = (0.5, 10.0)
+"""Back-off for a runtime that is not there: a connect that fails costs some 20 us."""
+_ASK_AGAIN_S = 0.1
+"""After a container's end, until it is asked for the exit code that no event told."""
+
+
+class Parting(NamedTuple):
+    """What to do at a container's end."""
+
+    exit_code: int | None = None
+    wait_s: float = 0.0
+    """How long its last records wait for more: 0 if nothing is expected."""
+
+
+class Naming(Protocol):
+    """What the sampler uses. Every method is called in the sampling thread and does not block."""
+
+    def attach(self, bind: Callable[[str, str, Mapping[str, Any]], None], depart: Callable[[str, int | None], None]) -> None:
+        """Takes the ways back, both for any thread: `bind(path, instance, fields)`, `depart(instance, exit_code)`."""
+        ...
+
+    def named(self, record: Container) -> Container:
+        """The record with what its path tells."""
+        ...
+
+    def appeared(self, record: Container) -> None: ...
+    def gone(self, record: Container) -> Parting: ...
+
+    def forget(self, instance: str) -> None:
+        """Its last records are written; nothing is wanted any more."""
+        ...
+
+
+class NoNames:
+    """A Naming that knows nobody."""
+
+    def attach(self, bind: object, depart: object) -> None:
+        pass
+
+    def named(self, record: Container) -> Container:
+        return record
+
+    def appeared(self, record: Container) -> None:
+        pass
+
+    def gone(self, record: Container) -> Parting:
+        return Parting()
+
+    def forget(self, instance: str) -> None:
+        pass
+
+
+class _Entry:
+    """One container. Under the binder's lock, but for what never changes."""
+
+    def __init__(self, path: str, instance: str, refs: Sequence[tuple[str, RuntimeRef]]) -> None:
+        self.path = path
+        self.instance = instance
+        self.refs = dict(refs)
+        """Name of the runtime that is asked -> what it is asked for."""
+        self.ref: RuntimeRef | None = None
+        """The one that was answered."""
+        self.said: Metadata | None = None
+        self.sent: Mapping[str, Any] = {}
+        self.exit_code: int | None = None
+        self.is_gone = False
+        self.backoff = {name: Backoff(*_UNKNOWN_S) for name in self.refs}
+
+    @property
+    def is_waiting(self) -> bool:
+        """True: its last records wait for an exit code."""
+        return self.is_gone and self.exit_code is None
+
+
+class Binder:
+    """The Naming that asks runtimes. `start` and `stop` by the owner; `resync` and `metadata` from any thread."""
+
+    def __init__(self, runtimes: Sequence[tuple[str, Runtime]], config: MetadataConfig | None = None) -> None:
+        self._runtimes = list(runtimes)
+        self._config = config or MetadataConfig()
+        self._lock = threading.Lock()
+        self._entries: dict[str, _Entry] = {}
+        self._pods: dict[str, tuple[str, str | None]] = {}
+        """uid -> name and namespace, as a container of the pod had them."""
+        self._is_stopping = False
+        self._bind: Callable[[str, str, Mapping[str, Any]], None] = lambda path, instance, fields: None
+        self._depart: Callable[[str, int | None], None] = lambda instance, exit_code: None
+        self._askers = {name: _Asker(name, r, self) for name, r in runtimes if isinstance(r, Describer)}
+
+    # In the sampling thread.
+
+    def attach(self, bind: Callable[[str, str, Mapping[str, Any]], None], depart: Callable[[str, int | None], None]) -> None:
+        self._bind, self._depart = bind, depart
+
+    def named(self, record: Container) -> Container:
+        known = {k: v for k, v in path_fields([r for _, r in self._refs(record.path)]).items() if getattr(record, k) is None}
+        return msgspec.structs.replace(record, **known) if known else record
+
+    def appeared(self, record: Container) -> None:
+        refs = self._refs(record.path)
+        if not refs:
+            return
+        entry = _Entry(record.path, record.instance, [(name, ref) for name, ref in refs if name in self._askers])
+        pod = refs[0][1].id if refs[0][1].runtime == "kubernetes" else None
+        if not entry.refs and pod is None:
+            return
+        with self._lock:
+            self._entries[record.instance] = entry
+            for name in entry.refs:
+                self._askers[name].ask(entry)
+            if pod is not None:
+                entry.ref = refs[0][1]
+                self._name_pod(pod)
+
+    def gone(self, record: Container) -> Parting:
+        with self._lock:
+            entry = self._entries.get(record.instance)
+            if entry is None:
+                return Parting()
+            askers = [self._askers[n] for n, ref in entry.refs.items() if not ref.part and self._askers[n].tells_exit_codes]
+            if entry.ref is not None:
+                askers = [a for a in askers if entry.refs.get(a.name) is entry.ref]
+            askers = [a for a in askers if not a.is_absent]
+            if entry.exit_code is not None or not askers or not self._config.exit_wait_s:
+                return Parting(entry.exit_code)
+            entry.is_gone = True
+            for asker in askers:
+                asker.ask(entry, _ASK_AGAIN_S)
+            return Parting(None, self._config.exit_wait_s)
+
+    def forget(self, instance: str) -> None:
+        with self._lock:
+            entry = self._entries.pop(instance, None)
+            if entry is None:
+                return
+            for name in entry.refs:
+                self._askers[name].forget(entry)
+            if entry.ref is not None and entry.ref.runtime == "kubernetes":
+                self._pods.pop(entry.ref.id, None)
+
+    # From other threads.
+
+    def start(self) -> None:
+        for asker in self._askers.values():
+            asker.start()
+
+    def stop(self) -> None:
+        """Has the threads end; those that wait for a runtime are left to end by themselves. Safe twice."""
+        with self._lock:
+            self._is_stopping = True
+            for asker in self._askers.values():
+                asker.awake()
+
+    def reload(self, config: MetadataConfig) -> None:
+        """Takes over other allow-lists; containers that are known already get records accordingly."""
+        with self._lock:
+            self._config = config
+            for entry in self._entries.values():
+                if entry.ref is not None and entry.said is not None:
+                    self._send(entry, described_fields(entry.ref, entry.said, config))
+
+    def resync(self) -> None:
+        """Asks the runtimes whether anything changed unnoticed. Blocks as long as they take."""
+        for asker in self._askers.values():
+            asker.survey()
+
+    def metadata(self, instance: str) -> Metadata | None:
+        """All that the runtime said of a container, labels that are not recorded included."""
+        with self._lock:
+            entry = self._entries.get(instance)
+            return entry.said if entry is not None else None
+
+    def counters(self) -> dict[str, Any]:
+        with self._lock:
+            askers = self._askers.values()
+            return {
+                "runtime_errors": {a.name: a.errors for a in askers},
+                "runtime_asks": {a.name: a.asks for a in askers},
+                "runtime_connected": {a.name: a.is_connected for a in askers},
+                "containers_unnamed": sum(e.said is None and bool(e.refs) for e in self._entries.values()),
+            }
+
+    # Of the askers, under the lock.
+
+    @property
+    def lock(self) -> threading.Lock:
+        return self._lock
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._is_stopping
+
+    def has(self, entry: _Entry) -> bool:
+        return self._entries.get(entry.instance) is entry
+
+    def entries(self, asker: str, id_: str | None = None) -> list[_Entry]:
+        """Those that this runtime is asked for, oldest first; with this id."""
+        return [e for e in self._entries.values() if (r := e.refs.get(asker)) is not None and id_ in (None, r.id)]
+
+    def described(self, entry: _Entry, asker: str, said: Metadata) -> None:
+        """A runtime knows the container."""
+        if not self.has(entry):
+            return
+        ref = entry.refs[asker]
+        if not entry.is_gone:
+            if said.is_running:
+                entry.exit_code = None
+        elif said.is_running:
+            # what the runtime says now is of the next run of the same container
+            said = msgspec.structs.replace(said, started_ms=None, restart_count=None, health=None)
+        if not entry.is_gone or entry.said is None:
+            entry.ref, entry.said = ref, said
+            self._send(entry, described_fields(ref, said, self._config))
+        uid = ref.pod_uid or said.pod_uid
+        if uid is not None and said.pod is not None and self._pods.get(uid) != (said.pod, said.pod_namespace):
+            self._pods[uid] = (said.pod, said.pod_namespace)
+            self._name_pod(uid)
+        if entry.is_waiting and not said.is_running and said.exit_code is not None:
+            self._exited(entry, said.exit_code)
+
+    def exited(self, asker: str, id_: str, exit_code: int | None) -> None:
+        """The main process ended: of the oldest one with this id, which may have been started again already."""
+        entries = [e for e in self.entries(asker, id_) if not e.refs[asker].part]
+        waiting = [e for e in entries if e.is_waiting]
+        if exit_code is not None and entries:
+            self._exited((waiting or entries[-1:])[0], exit_code)
+
+    def _exited(self, entry: _Entry, exit_code: int) -> None:
+        entry.exit_code = exit_code
+        if entry.is_gone:
+            self._depart(entry.instance, exit_code)
+
+    def _send(self, entry: _Entry, fields: Mapping[str, Any]) -> None:
+        if fields != entry.sent:
+            entry.sent = fields
+            self._bind(entry.path, entry.instance, fields)
+
+    def _name_pod(self, uid: str) -> None:
+        if uid in self._pods:
+            for entry in self._entries.values():
+                if entry.ref is not None and entry.ref.runtime == "kubernetes" and entry.ref.id == uid:
+                    self._send(entry, pod_fields(*self._pods[uid]))
+
+    def _refs(self, path: str) -> list[tuple[str, RuntimeRef]]:
+        if path == "/":
+            return []
+        return [(name, ref) for name, runtime in self._runtimes if (ref := runtime.identify(path)) is not None]
+
+
+class _Asker:
+    """One runtime: a thread that asks for containers that are due, and one that follows its events once it has any."""
+
+    def __init__(self, name: str, runtime: Describer, binder: Binder) -> None:
+        self.name = name
+        self.errors = 0
+        self.asks = 0
+        self.is_connected = False
+        self.is_absent = False
+        self._runtime = runtime
+        self._binder = binder
+        self._changed = threading.Condition(binder.lock)
+        self._due_s: dict[_Entry, float] = {}
+        self._pause_s = 0.0
+        self._absent = Backoff(*_ABSENT_S)
+        self._is_failing = False
+        self._prints: Mapping[str, object] = {}
+
+    @property
+    def tells_exit_codes(self) -> bool:
+        return isinstance(self._runtime, Watcher)
+
+    def start(self) -> None:
+        threading.Thread(target=self._work, name=f"runtime {self.name}", daemon=True).start()
+        if isinstance(self._runtime, Watcher):
+            threading.Thread(target=self._follow, args=(self._runtime,), name=f"events {self.name}", daemon=True).start()
+
+    def survey(self) -> None:
+        """Has those containers asked for that are not as at the last survey."""
+        runtime = self._runtime
+        with self._binder.lock:
+            if not isinstance(runtime, Watcher) or not self._binder.entries(self.name):
+                return
+        try:
+            prints = runtime.survey()
+        except NoData:
+            return
+        except Exception as exc:  # noqa: BLE001 - a plug-in's error is counted and leaves the others alone
+            self._failed(exc)
+            return
+        with self._binder.lock:
+            for entry in self._binder.entries(self.name):
+                id_ = entry.refs[self.name].id
+                if id_ in prints and self._prints.get(id_, prints[id_]) != prints[id_]:
+                    self.ask(entry)
+            self._prints = prints
+
+    # Under the lock.
+
+    def ask(self, entry: _Entry, in_s: float = 0.0) -> None:
+        self._due_s[entry] = min(time.monotonic() + in_s, self._due_s.get(entry, float("inf")))
+        self._changed.notify_all()
+
+    def forget(self, entry: _Entry) -> None:
+        self._due_s.pop(entry, None)
+
+    def awake(self) -> None:
+        self._changed.notify_all()
+
+    # Threads.
+
+    def _work(self) -> None:
+        while (entry := self._next()) is not None:
+            try:
+                said = self._runtime.describe(entry.refs[self.name])
+            except NoData as exc:
+                self._missed(entry, exc)
+                continue
+            except Exception as exc:  # noqa: BLE001 - see survey
+                self._failed(exc)
+                with self._binder.lock:
+                    self._again(entry)
+                continue
+            self._answered(entry, said)
+
+    def _next(self) -> _Entry | None:
+        """The container that is to be asked for now; None when it is to stop."""
+        with self._binder.lock:
+            while not self._binder.is_stopping:
+                now_s = time.monotonic()
+                entry = min(self._due_s, key=self._due_s.__getitem__, default=None)
+                wait_s = None if entry is None else max(self._due_s[entry], self._pause_s) - now_s
+                if entry is not None and wait_s is not None and wait_s <= 0:
+                    del self._due_s[entry]
+                    self.asks += 1
+                    return entry
+                self._changed.wait(wait_s)
+            return None
+
+    def _answered(self, entry: _Entry, said: Metadata | None) -> None:
+        self._worked()
+        with self._binder.lock:
+            if said is not None:
+                self._binder.described(entry, self.name, said)
+            if said is not None and said.is_running:
+                entry.backoff[self.name].reset()
+            is_settled = entry.ref is not None if said is None else said.is_running
+            if entry.is_waiting or not (is_settled or entry.is_gone):
+                self._again(entry)
+
+    def _again(self, entry: _Entry) -> None:
+        if self._binder.has(entry):
+            self.ask(entry, entry.backoff[self.name].next_s())
+
+    def _missed(self, entry: _Entry, exc: NoData) -> None:
+        """The runtime is not there: all its containers wait together, and this one is the next to be tried."""
+        with self._binder.lock:
+            if not self.is_absent:
+                _LOG.debug("runtime %s: %s", self.name, exc)
+            self.is_absent = True
+            self._pause_s = time.monotonic() + self._absent.next_s()
+            if self._binder.has(entry):
+                self.ask(entry)
+
+    def _failed(self, exc: Exception) -> None:
+        with self._binder.lock:
+            self.errors += 1
+            is_first, self._is_failing = not self._is_failing, True
+        if is_first:
+            _LOG.warning("runtime %s does not answer as it should: %s", self.name, exc)
+
+    def _worked(self) -> None:
+        with self._binder.lock:
+            was_failing, self._is_failing = self._is_failing, False
+            self.is_absent = False
+            self._pause_s = 0.0
+            self._absent.reset()
+        if was_failing:
+            _LOG.info("runtime %s answers again", self.name)
+
+    def _follow(self, runtime: Watcher) -> None:
+        absent = Backoff(*_ABSENT_S)
+        while self._has_entries():
+            try:
+                runtime.watch(self._told, lambda: self._binder.is_stopping)
+                absent.reset()
+            except NoData:
+                pass
+            except Exception as exc:  # noqa: BLE001 - see survey
+                self._failed(exc)
+            with self._binder.lock:
+                self.is_connected = False
+                self._changed.wait_for(lambda: self._binder.is_stopping, absent.next_s())
+
+    def _has_entries(self) -> bool:
+        """Waits for the first container: until then nobody is asked for events. False when it is to stop."""
+        with self._binder.lock:
+            while not self._binder.is_stopping and not self._binder.entries(self.name):
+                self._changed.wait()
+            return not self._binder.is_stopping
+
+    def _told(self, news: RuntimeNews) -> None:
+        with self._binder.lock:
+            if news.kind == "exited":
+                self._binder.exited(self.name, news.id, news.exit_code)
+                return
+            if news.kind == "connected":
+                self.is_connected = True
+                self.is_absent = False
+                self._pause_s = 0.0
+            for entry in self._binder.entries(self.name, news.id or None):
+                self.ask(entry)
