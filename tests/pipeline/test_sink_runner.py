@@ -662,6 +662,23 @@ def test_stop_drains_what_the_store_takes(tmp_path: Path) -> None:
     assert len(rows_of(b.sink.written)) == 154
 
 
+def test_stop_in_the_middle_of_halving_keeps_to_its_time(bench: Callable[..., Bench]) -> None:
+    b = bench()
+
+    def refuse_slowly(_: Sequence[Record]) -> None:
+        b.clock.advance(1)
+        raise PermanentError("bad")
+
+    b.sink.script.extend([refuse_slowly] * 10_000)
+    b.ticks(100)
+    b.runner._stop.set()
+    b.runner._drain_until_s = b.clock.monotonic() + 10
+    b.runner.step()
+    assert 10 <= b.sink.attempts <= 11
+    assert b.runner._is_done()
+    assert b.runner.account().is_exact
+
+
 def test_stop_does_not_wait_for_a_store_that_is_down(tmp_path: Path) -> None:
     b = Bench(tmp_path, clock=RunnerClock(), lag_age_s=1e12, retry_min_s=100.0, retry_max_s=100.0)
     tried = threading.Event()
@@ -793,6 +810,16 @@ class TestNames:
         self.tick(b, 4, 1)
         b.run()
         assert names(b, 1) == [None, None, None, None, "too late"]
+
+    def test_names_that_come_too_late_are_not_for_the_first_rows(self, bench: Callable[..., Bench]) -> None:
+        b = bench(names_wait_s=2.0)
+        b.log.append(SCHEMA)
+        b.log.append(bare(1, START_MS))
+        self.tick(b, 0, 1)
+        b.log.append(make_container(1, name="too late", valid_from_ms=START_MS + 2500))
+        self.tick(b, 3, 1)
+        b.run()
+        assert names(b, 1) == [None, "too late"]
 
     def test_end_of_the_container_ends_the_wait(self, bench: Callable[..., Bench]) -> None:
         from tidegauge.pipeline.records import End
