@@ -60,4 +60,8 @@ def effective(config: Config, *, every_sink: bool = False) -> dict[str, Any]:
     for name, table in configuration.collector_tables(config).items():
         own = registry.configure(registry.load(registry.COLLECTORS, name), f"collectors.{name}", table, config.settings)
         out["collectors"][name] = {"enabled": True} | msgspec.to_builtins(own, enc_hook=str)
+    out["runtimes"] = {}
+    for name, table in configuration.runtime_tables(config).items():
+        own = registry.configure(registry.load(registry.RUNTIMES, name), f"runtimes.{name}", table, config.settings)
+        out["runtimes"][name] = {"enabled": True} | msgspec.to_builtins(own, enc_hook=str)
     return out

@@ -29,7 +29,7 @@ variable, or the key with `_file`. `tidegauge config check` names what is wrong;
 
 def reference() -> str:
     """The whole page."""
-    parts = [_HEAD, "## Top level\n", *_table(Config, skip=("collectors", "sinks"))]
+    parts = [_HEAD, "## Top level\n", *_table(Config, skip=("collectors", "runtimes", "sinks"))]
     for field in msgspec.structs.fields(Config):
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             parts += [f"\n## `[{field.name}]`\n", *_table(field.type)]
@@ -42,6 +42,15 @@ def reference() -> str:
         cls = registry.load(registry.COLLECTORS, name)
         if cls.__module__.startswith("tidegauge."):
             parts += [f"\n### `[collectors.{name}]`\n", f"{_summary(cls)}\n", *_table(cls.Config)]
+    parts += [
+        "\n## `[runtimes.NAME]`\n",
+        "Every installed container runtime is recognised and asked unless its table says `enabled = false`; one that is not "
+        "there costs nothing. `rootfs` takes the value of `[roots]` unless the table sets it.\n",
+    ]
+    for name in registry.available(registry.RUNTIMES):
+        cls = registry.load(registry.RUNTIMES, name)
+        if cls.__module__.startswith("tidegauge."):
+            parts += [f"\n### `[runtimes.{name}]`\n", f"{_summary(cls)}\n", *_table(cls.Config)]
     parts += [
         "\n## `[sinks.NAME]`\n",
         f"{' and '.join(f'`{n}`' for n in DEFAULT_SINKS)} run unless their table says `enabled = false`; any other runs when "

@@ -1,4 +1,4 @@
-"""The collectors that the configuration names, built, with the catalogue that their fragments complete."""
+"""The collectors and runtimes that the configuration names, built, with the catalogue that their fragments complete."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline import registry
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.config import Config
+from tidegauge.pipeline.runtimes import Binder
 
 
 def build(config: Config) -> tuple[list[tuple[str, Any]], Catalogue]:
@@ -17,3 +18,12 @@ def build(config: Config) -> tuple[list[tuple[str, Any]], Catalogue]:
         collectors.append((name, cls(registry.configure(cls, f"collectors.{name}", table, config.settings))))
         catalogue.add(name, getattr(cls, "fragment", ()))
     return collectors, catalogue
+
+
+def build_binder(config: Config) -> Binder:
+    """The binder over every container runtime that is configured. ConfigError if a table is wrong."""
+    runtimes = []
+    for name, table in configuration.runtime_tables(config).items():
+        cls = registry.load(registry.RUNTIMES, name)
+        runtimes.append((name, cls(registry.configure(cls, f"runtimes.{name}", table, config.settings))))
+    return Binder(runtimes, config.metadata)

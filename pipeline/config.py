@@ -18,6 +18,7 @@ import msgspec
 from tidegauge.pipeline import registry
 from tidegauge.pipeline.errors import ConfigError
 from tidegauge.pipeline.journal import JournalConfig
+from tidegauge.pipeline.metadata import MetadataConfig
 from tidegauge.pipeline.options import RunnerOptions
 from tidegauge.pipeline.sampler_config import SamplerConfig
 
@@ -61,7 +62,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything, as the processes take it. `collectors` and `sinks` hold raw tables; `plugin_tables` checks them."""
+    """Everything, as the processes take it. `collectors`, `runtimes`, `sinks` hold raw tables; `check_plugins` checks them."""
 
     state_dir: Path
     host: str
@@ -70,9 +71,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogConfig = LogConfig()
     roots: RootsConfig = RootsConfig()
     sampler: SamplerConfig = SamplerConfig()
+    metadata: MetadataConfig = MetadataConfig()
     journal: JournalConfig = JournalConfig()
     http: HttpConfig = HttpConfig()
     collectors: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    runtimes: Mapping[str, Any] = msgspec.field(default_factory=dict)
     sinks: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
@@ -133,14 +136,24 @@ def sink_tables(config: Config) -> dict[str, Mapping[str, Any]]:
 
 def collector_tables(config: Config) -> dict[str, Mapping[str, Any]]:
     """Tables of the collectors that run: every installed one unless `enabled = false` stands in its table."""
-    installed = registry.available(registry.COLLECTORS)
-    for name in config.collectors:
+    return _installed_tables(config.collectors, registry.COLLECTORS)
+
+
+def runtime_tables(config: Config) -> dict[str, Mapping[str, Any]]:
+    """Tables of the container runtimes that are asked: every installed one unless `enabled = false` stands in its table."""
+    return _installed_tables(config.runtimes, registry.RUNTIMES)
+
+
+def _installed_tables(tables: Mapping[str, Any], group: str) -> dict[str, Mapping[str, Any]]:
+    installed = registry.available(group)
+    key = group.removeprefix("tidegauge.")
+    for name in tables:
         if name not in installed:
-            raise ConfigError(f"collectors.{name}: expected one of {', '.join(installed)}, got {name!r}")
+            raise ConfigError(f"{key}.{name}: expected one of {', '.join(installed)}, got {name!r}")
     out: dict[str, Mapping[str, Any]] = {}
     for name in installed:
-        table = dict(config.collectors.get(name, {}))
-        if is_enabled(table, f"collectors.{name}"):
+        table = dict(tables.get(name, {}))
+        if is_enabled(table, f"{key}.{name}"):
             table.pop("enabled", None)
             out[name] = table
     return out
@@ -169,13 +182,15 @@ def check_plugins(config: Config) -> None:
     """Builds the Config of every plug-in that runs. ConfigError for the first that is wrong."""
     for name, table in collector_tables(config).items():
         registry.configure(registry.load(registry.COLLECTORS, name), f"collectors.{name}", table, config.settings)
+    for name, table in runtime_tables(config).items():
+        registry.configure(registry.load(registry.RUNTIMES, name), f"runtimes.{name}", table, config.settings)
     for name, table in sink_tables(config).items():
         cls, _, own = split_sink(name, table, config)
         cls(own)
 
 
 def _check(config: Config) -> None:
-    for group in ("collectors", "sinks"):
+    for group in ("collectors", "runtimes", "sinks"):
         for name, table in getattr(config, group).items():
             if not isinstance(table, Mapping):
                 raise ConfigError(f"{group}.{name}: expected a table, got {table!r}")

@@ -93,7 +93,7 @@ class ContainerdRuntime:
     Config = ContainerdConfig
 
     def __init__(self, config: ContainerdConfig) -> None:
-        self._tasks = config.rootfs / config.state.relative_to("/") / "io.containerd.runtime.v2.task"
+        self._tasks = config.rootfs / str(config.state).lstrip("/") / "io.containerd.runtime.v2.task"
 
     def identify(self, path: str) -> RuntimeRef | None:
         """Containers with an id of 64 digits, and `/NAMESPACE/ID` as `ctr` makes it, which may be anything else as well."""

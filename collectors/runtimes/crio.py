@@ -72,7 +72,7 @@ class CrioRuntime:
     Config = CrioConfig
 
     def __init__(self, config: CrioConfig) -> None:
-        self._socket = config.rootfs / config.socket.relative_to("/")
+        self._socket = config.rootfs / str(config.socket).lstrip("/")
         self._timeout_s = config.timeout_s
 
     def identify(self, path: str) -> RuntimeRef | None:

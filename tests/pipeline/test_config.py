@@ -85,3 +85,26 @@ def test_an_unknown_plugin_is_named_with_those_that_are_there(tmp_path: Path) ->
     config = _load(tmp_path, "[sinks.influx]\n")
     with pytest.raises(ConfigError, match=r"sinks.influx: expected one of influxdb, memory, sql, stdout"):
         configuration.check_plugins(config)
+
+
+def test_every_runtime_is_recognised_unless_its_table_says_no(tmp_path: Path) -> None:
+    config = _load(tmp_path, "[runtimes.docker]\nsockets = ['/x.sock']\n[runtimes.lxc]\nenabled = false\n")
+    tables = configuration.runtime_tables(config)
+    assert set(tables) == {"containerd", "crio", "docker", "kubernetes", "podman", "systemd"}
+    assert tables["docker"] == {"sockets": ["/x.sock"]}
+    configuration.check_plugins(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[runtimes.dokcer]\n", "runtimes.dokcer: expected one of containerd, crio, docker"),
+        ("[runtimes.docker]\nsocket = '/x'", "runtimes.docker.socket: unknown key"),
+        ("[runtimes.docker]\ntimeout_s = 0", "runtimes.docker.timeout_s: "),
+        ("[runtimes]\ndocker = 3", "runtimes.docker: expected a table, got 3"),
+        ("[metadata]\nexit_wait_s = -1", "metadata.exit_wait_s: "),
+    ],
+)
+def test_what_is_wrong_with_a_runtime_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configuration.check_plugins(_load(tmp_path, text))
