@@ -327,11 +327,11 @@ class Sampler:
             is_longer = live.interval_s > max(before_s, 2 * live.policy.base_s)
             wait_s = spread(live.interval_s, live.record.number) if is_longer else live.interval_s
             cohort.rest(live, due_ns + round(wait_s * 1e9))
-            reading.park()
         else:
             cohort.activate(live)
-            if self._descriptors.is_exceeded:
-                reading.park()
+        if live in cohort.idle or self._descriptors.is_exceeded:
+            reading.park()
+            self._descriptors.parked()
 
     def _probe(self, live: Live) -> int | None:
         """What the probe says, None if it fails; the reading that follows finds out whether the container is gone."""

@@ -65,6 +65,13 @@ def test_descriptors_are_counted_after_some_readers_and_freed_at_half_the_limit(
     assert not budget.is_exceeded
 
 
+def test_readers_opened_and_parked_again_are_not_counted_anew() -> None:
+    budget = DescriptorBudget(100, lambda: 1 // 0)
+    for _ in range(1000):
+        budget.opened()
+        budget.parked()
+
+
 def test_descriptors_of_this_process_are_counted() -> None:
     budget = DescriptorBudget()
     budget.recount()
