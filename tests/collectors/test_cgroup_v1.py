@@ -295,6 +295,28 @@ def test_a_cgroup_that_vanishes_in_the_middle_of_a_read(
     parked.close()
 
 
+def test_a_cgroup_that_vanishes_while_its_files_are_opened(
+    recorded_tree: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was opened by name after that could be a successor's."""
+    root, path = busy_copy(recorded_tree, tmp_path)
+    parked = collector_of(root).reader(container(path))
+    assert parked is not None
+    seen: list[str] = []
+
+    def gone_at_the_second_look(file: str) -> int | None:
+        seen.append(file)
+        return errno.ENODEV if sum(f.endswith("cpuacct.usage") for f in seen) > 1 else None
+
+    start = psutil.Process().num_fds()
+    failing_pread(monkeypatch, gone_at_the_second_look)
+    with pytest.raises(FileNotFoundError):
+        parked.read()
+    assert len(seen) > 10
+    assert psutil.Process().num_fds() == start
+    parked.close()
+
+
 def test_a_directory_that_goes_from_one_hierarchy_alone(
     recorded_tree: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
