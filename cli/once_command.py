@@ -26,7 +26,10 @@ def command(
     logs.configure("once", config.log.level, config.log.format)
     collectors, catalogue = collecting.build(config)
     origin = Origin("", config.host, boot_id(config.roots.proc))
-    before, last = two_readings(sampling.sample_once(config.sampler, collectors, catalogue, origin))
+    binder = collecting.build_binder(config)
+    binder.start()
+    before, last = two_readings(sampling.sample_once(config.sampler, collectors, catalogue, origin, naming=binder))
+    binder.stop()
     if format_ == "table":
         table = Table()
         table.remember(before)

@@ -71,6 +71,7 @@ def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, s
     logs.configure("sampler", config.log.level, config.log.format)
     raise_descriptor_limit()
     collectors, catalogue = collecting.build(config)
+    binder = collecting.build_binder(config)
     heads = Heads()
     state = StateDir(config.state_dir)
     writer = JournalWriter(state.journal, config.journal, heads.frames)
@@ -98,9 +99,11 @@ def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, s
         known=known,
         last_time_ms=found.last_time_ms,
         first_row=found.first_row,
+        naming=binder,
     )
     schedule = Schedule()
     sampling.add_jobs(schedule, sampler, config.sampler)
+    sampling.add_binder(schedule, binder, config.metadata)
     todo = {"reload": False}
 
     def on_signal(signum: int, frame: object) -> None:
@@ -118,6 +121,7 @@ def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, s
         return {
             **sampler.counters(),
             **schedule.counters(),
+            **binder.counters(),
             **_journal_counters(link.stats),
             "restarts": start.restarts,
             "pid": os.getpid(),
@@ -132,6 +136,7 @@ def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, s
             return
         logs.configure("sampler", fresh.log.level, fresh.log.format)
         sampling.reload(schedule, sampler, fresh.sampler)
+        sampling.reload_binder(schedule, binder, fresh.metadata)
 
     def converse() -> None:
         told_s = 0.0
@@ -154,6 +159,7 @@ def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, s
     link.tell()
     journal.start()
     schedule.start()
+    binder.start()
     threading.Thread(target=converse, name="channel", daemon=True).start()
     gc.collect()
     gc.freeze()
@@ -161,6 +167,7 @@ def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, s
         sampler.run()
     finally:
         schedule.stop()
+        binder.stop()
         if journal.stop(_STOP_LOG_WITHIN_S):
             link.tell()
             writer.close()

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
 
 from tidegauge.pipeline.clock import Clock
 from tidegauge.pipeline.cohort import Cohort, Live
@@ -13,6 +15,7 @@ from tidegauge.pipeline.identity import Identities, Origin, first_number, is_sam
 from tidegauge.pipeline.plugin import Hierarchy
 from tidegauge.pipeline.reading import Faults
 from tidegauge.pipeline.records import Container, End, Event
+from tidegauge.pipeline.runtimes import Naming, NoNames
 from tidegauge.pipeline.sampler_config import SamplerConfig
 
 HOST = "/"
@@ -41,6 +44,14 @@ class Tree(Protocol):
     def close(self) -> None: ...
 
 
+class _Leaving(NamedTuple):
+    """A container that is gone and whose last records wait for its exit code."""
+
+    record: Container
+    ts_ms: int
+    due_ns: int
+
+
 class Roster:
     """Containers by path and by number, in cohorts by base interval (in ns). Sampling thread only.
 
@@ -59,6 +70,7 @@ class Roster:
         known: Sequence[Container],
         last_time_ms: int | None,
         first_row: int,
+        naming: Naming | None = None,
     ) -> None:
         self.lives: dict[str, Live] = {}
         self.by_number: dict[int, Live] = {}
@@ -71,6 +83,8 @@ class Roster:
         self._handover = handover
         self._faults = faults
         self._identities = Identities(origin, known, first_number(first_row))
+        self._naming: Naming = naming or NoNames()
+        self._leaving: dict[str, _Leaving] = {}
         self._last_time_ms = last_time_ms or 0
         self._origin_ns = clock.monotonic_ns()
         self._has_begun = False
@@ -93,6 +107,7 @@ class Roster:
     def begin_epoch(self) -> None:
         """New numbers for all. Each is read at its next tick, so that the epoch begins with a whole sample."""
         now_ms = self._now_ms()
+        self.let_go(is_all=True)
         self._identities.epoch += 1
         for live in self.lives.values():
             old = live.record
@@ -141,6 +156,32 @@ class Roster:
         for base_ns in [base_ns for base_ns, cohort in self.cohorts.items() if not cohort]:
             del self.cohorts[base_ns]
 
+    def bind(self, path: str, instance: str, fields: Mapping[str, Any]) -> None:
+        """Takes what a runtime said of a container; nothing if it is gone, or said no more than is known."""
+        live, leaving = self.lives.get(path), self._leaving.get(instance)
+        if live is not None and live.record.instance == instance:
+            self._replace(live, self._with(live.record, fields))
+        elif leaving is not None and (record := self._with(leaving.record, fields)) != leaving.record:
+            self._leaving[instance] = leaving._replace(record=record)
+            self._handover.add(record)
+
+    def depart(self, instance: str, exit_code: int | None) -> None:
+        """Writes the last records of a container that is gone, if they still wait."""
+        leaving = self._leaving.pop(instance, None)
+        if leaving is not None:
+            self._take_leave(leaving.record, leaving.ts_ms, exit_code)
+
+    def let_go(self, is_all: bool = False) -> None:
+        """Waits no longer for the exit codes that are overdue, or for any."""
+        now_ns = self._clock.monotonic_ns()
+        for instance in [i for i, leaving in self._leaving.items() if is_all or leaving.due_ns <= now_ns]:
+            self.depart(instance, None)
+
+    @property
+    def due_ns(self) -> int:
+        """When `turn` is wanted next, by the cohorts and by those that leave."""
+        return min([c.due_ns for c in self.cohorts.values()] + [leaving.due_ns for leaving in self._leaving.values()])
+
     def close(self) -> None:
         """Gives back every descriptor; nothing is sampled afterwards."""
         for live in self.lives.values():
@@ -179,6 +220,8 @@ class Roster:
         now_ms = self._now_ms()
         policy = policy_of(self._config, path)
         record, is_new, is_logged = self._identities.admit(path, pairs, policy, self._created_ms(path, now_ms), now_ms)
+        if (named := self._naming.named(record)) != record:
+            record, is_logged = msgspec.structs.replace(named, valid_from_ms=now_ms), False
         live = Live(record, policy, 0 if is_new else self._last_time_ms)
         self.lives[path] = live
         self.by_number[record.number] = live
@@ -188,6 +231,15 @@ class Roster:
         if is_new and path != HOST:
             self._handover.add(Event(record.created_ms, "creation", record.number, {"path": path}))
         self._cohort(policy).activate(live)
+        self._naming.appeared(record)
+
+    def _with(self, record: Container, fields: Mapping[str, Any]) -> Container:
+        """The record with these fields; the same one if they say nothing new."""
+        fresh = msgspec.structs.replace(record, **fields)
+        if fresh == record:
+            return record
+        # later than the record before it, whatever the clock did: stores know the records of a container by this time
+        return msgspec.structs.replace(fresh, valid_from_ms=max(self._now_ms(), record.valid_from_ms + 1), row=0)
 
     def _created_ms(self, path: str, now_ms: int) -> int:
         if path == HOST:
@@ -205,9 +257,24 @@ class Roster:
         self.has_changed = True
         live.close()
         self._faults.ended(number)
-        if is_gone:
-            self._handover.add(Event(now_ms, "deletion", number, {"path": live.record.path}))
-        self._handover.add(End(number, now_ms))
+        if not is_gone:
+            self._naming.forget(live.record.instance)
+            self._handover.add(End(number, now_ms))
+            return
+        parting = self._naming.gone(live.record)
+        if parting.wait_s:
+            due_ns = self._clock.monotonic_ns() + _ns(parting.wait_s)
+            self._leaving[live.record.instance] = _Leaving(live.record, now_ms, due_ns)
+        else:
+            self._take_leave(live.record, now_ms, parting.exit_code)
+
+    def _take_leave(self, record: Container, ts_ms: int, exit_code: int | None) -> None:
+        details: dict[str, Any] = {"path": record.path}
+        if exit_code is not None:
+            details["exit_code"] = exit_code
+        self._handover.add(Event(ts_ms, "deletion", record.number, details))
+        self._handover.add(End(record.number, ts_ms))
+        self._naming.forget(record.instance)
 
     def _cohort(self, policy: Policy) -> Cohort:
         base_ns = _ns(policy.base_s)

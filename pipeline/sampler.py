@@ -27,6 +27,7 @@ from tidegauge.pipeline.plugin import Hierarchy, HierarchySource
 from tidegauge.pipeline.reading import Faults, Readings, SlowSource, Source, Vanished, in_order
 from tidegauge.pipeline.records import Container, Event
 from tidegauge.pipeline.roster import Roster, Tree
+from tidegauge.pipeline.runtimes import Naming
 from tidegauge.pipeline.sampler_config import SamplerConfig
 from tidegauge.pipeline.sampler_stats import LATE_NS, SamplerStats
 from tidegauge.pipeline.slow import SlowReadings
@@ -35,6 +36,8 @@ _RECOUNT_TICKS = 60
 """Descriptors are counted at least once in so many ticks."""
 _SETTLE_MS = 20.0
 """Wait after the first event of discovery: on v1 the directories of a container are made one after another."""
+_GATHER_MS = 100.0
+"""Wait after the first command: the names of many containers that come together go to the journal together."""
 
 
 def hierarchies_of(sources: Sequence[Source]) -> tuple[Hierarchy, ...]:
@@ -69,6 +72,7 @@ class Sampler:
         clock: Clock | None = None,
         tree: Tree | None = None,
         descriptors: DescriptorBudget | None = None,
+        naming: Naming | None = None,
     ) -> None:
         self._clock: Clock = clock or MachineClock()
         self._sources = in_order(collectors)
@@ -79,7 +83,7 @@ class Sampler:
         self._tree: Tree = tree or Discovery(hierarchies_of(self._sources), partial(is_pruned, config.exclude))
         self._handover = Handover(outlet, origin.source, self.stats, self._now_ms)
         self._roster = Roster(
-            config, origin, self._tree, self._clock, self._handover, self.faults, known, last_time_ms, first_row
+            config, origin, self._tree, self._clock, self._handover, self.faults, known, last_time_ms, first_row, naming
         )
         self._last_time_ms = last_time_ms
         self._descriptors = descriptors or DescriptorBudget()
@@ -88,6 +92,8 @@ class Sampler:
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._is_stopping = False
+        if naming is not None:
+            naming.attach(self.bind, self.depart)
         self.request_walk: Callable[[], None] = self._walk_now
         """Called in the sampling thread when events were lost; the owner may set something that walks on a worker."""
         self.on_clock_step: Callable[[], None] = _nothing
@@ -99,6 +105,14 @@ class Sampler:
         """Has the sampling thread run something, within its next turn."""
         self._commands.append(command)
         self._awake()
+
+    def bind(self, path: str, instance: str, fields: Mapping[str, Any]) -> None:
+        """Has fields of a container's record set, as a runtime said them."""
+        self.submit(partial(self._roster.bind, path, instance, fields))
+
+    def depart(self, instance: str, exit_code: int | None) -> None:
+        """Has the last records of a container written that waited for its exit code."""
+        self.submit(partial(self._roster.depart, instance, exit_code))
 
     def reload(self, config: SamplerConfig) -> None:
         """Takes over new intervals, policies, patterns and budget; nothing that is sampled before and after is lost."""
@@ -154,6 +168,7 @@ class Sampler:
         while self._commands:
             self._commands.popleft()()
         self._roster.apply(self._tree.read())
+        self._roster.let_go()
         if self._tree.needs_walk:
             self._tree.needs_walk = False
             self.request_walk()
@@ -166,10 +181,11 @@ class Sampler:
         self.stats.descriptors = self._descriptors.open
         self._handover.flush()
         self.stats.cpu_ns += self._clock.cpu_ns() - cpu_ns
-        return min(cohort.due_ns for cohort in cohorts.values())
+        return self._roster.due_ns
 
     def close(self) -> None:
         """Hands over what is left and gives back every descriptor; safe twice."""
+        self._roster.let_go(is_all=True)
         self._handover.flush()
         self._roster.close()
         self._tree.close()
@@ -200,6 +216,8 @@ class Sampler:
             poll.unregister(self._tree.fileno())
             ready = poll.poll(min(_SETTLE_MS, self._left_ms(due_ns)))
         if any(fd == self._wake for fd, _ in ready):
+            if not self._is_stopping:
+                select.select([], [], [], min(_GATHER_MS, self._left_ms(due_ns)) / 1000)
             os.eventfd_read(self._wake)
 
     def _left_ms(self, due_ns: int) -> float:

@@ -10,12 +10,15 @@ import msgspec
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.identity import Origin
 from tidegauge.pipeline.log_thread import Item
+from tidegauge.pipeline.metadata import MetadataConfig
 from tidegauge.pipeline.records import Batch, Container, Record, Sample, Schema
+from tidegauge.pipeline.runtimes import Binder, Naming
 from tidegauge.pipeline.sampler import Sampler
 from tidegauge.pipeline.sampler_config import SamplerConfig
 from tidegauge.pipeline.schedule import Schedule
 
 WALK = "discovery walk"
+RESYNC = "metadata resync"
 
 
 def add_jobs(schedule: Schedule, sampler: Sampler, config: SamplerConfig) -> None:
@@ -25,6 +28,17 @@ def add_jobs(schedule: Schedule, sampler: Sampler, config: SamplerConfig) -> Non
         schedule.add(_slow_job(slow.source.name), slow.run, config.slow_interval_s, is_first_now=True)
     sampler.request_walk = lambda: schedule.run_soon(WALK)
     sampler.on_clock_step = schedule.clock_stepped
+
+
+def add_binder(schedule: Schedule, binder: Binder, config: MetadataConfig) -> None:
+    """The job that finds out what of the containers' metadata changed unnoticed."""
+    schedule.add(RESYNC, binder.resync, config.resync_interval_s)
+
+
+def reload_binder(schedule: Schedule, binder: Binder, config: MetadataConfig) -> None:
+    """Takes over a changed table `[metadata]` while running. Any thread."""
+    schedule.set_interval(RESYNC, config.resync_interval_s)
+    binder.reload(config)
 
 
 def reload(schedule: Schedule, sampler: Sampler, config: SamplerConfig) -> None:
@@ -77,6 +91,7 @@ def sample_once(
     catalogue: Catalogue,
     origin: Origin,
     slow_deadline_s: float = 5.0,
+    naming: Naming | None = None,
 ) -> list[Record]:
     """Two readings of everything, one base interval apart, as records: schemas, containers, two batches at least.
 
@@ -84,7 +99,7 @@ def sample_once(
     """
     collected = Collected()
     steady = msgspec.structs.replace(config, dynamic=False, policies=())
-    sampler = Sampler(steady, collectors, catalogue, origin, collected)
+    sampler = Sampler(steady, collectors, catalogue, origin, collected, naming=naming)
     try:
         sampler.begin()
         due_ns = sampler.turn()

@@ -42,7 +42,7 @@ class EngineServer:
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         with self._changed:
-            for connection in self._connections:
+            for connection in list(self._connections):
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
             self._changed.notify_all()
