@@ -40,14 +40,17 @@ def influxd(tmp_path: Path) -> Iterator[Influxd]:
 
 
 def holes_are_covered(journal: Journal, path: str, limit_s: float) -> None:
-    """Between two readings of a busy container further apart than the limit there is a gap record over the whole."""
+    """Between two readings of a busy container further apart than the limit stand gap records over the whole."""
+    slack_ms = 2000 * BASE_S
     times = sorted(r.ts_ms for r in journal.readings if r.path == path)
     for before, after in itertools.pairwise(times):
-        if after - before > limit_s * 1000:
-            covered = [
-                g for g in journal.gaps if g.from_ms <= before + 1000 * BASE_S * 2 and g.to_ms >= after - 1000 * BASE_S * 2
-            ]
-            assert covered, f"{after - before} ms without a reading at {before} and no gap record: {journal.gaps}"
+        if after - before <= limit_s * 1000:
+            continue
+        known_to = before + slack_ms
+        for gap in sorted(journal.gaps, key=lambda g: g.from_ms):
+            if gap.from_ms <= known_to:
+                known_to = max(known_to, gap.to_ms)
+        assert known_to >= after - slack_ms, f"{after - before} ms without a reading at {before}, no gap record: {journal.gaps}"
 
 
 def test_kills_and_an_outage_lose_and_double_nothing(tmp_path: Path, cgroups: dict[str, Path], influxd: Influxd) -> None:
@@ -121,7 +124,7 @@ def test_a_store_that_hangs_delays_neither_the_others_nor_the_stop(
         assert process is not None
         process.send_signal(signal.SIGSTOP)
         try:
-            before = len(in_sqlite(program))
+            before = eventually(lambda: len(in_sqlite(program)), 20)
             eventually(lambda: len(in_sqlite(program)) > before + 12, 20, "SQLite stands still while InfluxDB hangs")
             program.account("influxdb")
             begin = time.monotonic()
