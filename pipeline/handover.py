@@ -1,9 +1,10 @@
 """What the sampling thread has made and not yet handed over: one bundle a tick, in log order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tidegauge.pipeline.log_thread import Item, Outlet, settled, without_samples
-from tidegauge.pipeline.records import Gap, Sample, Schema, WireRecord
+from tidegauge.pipeline.records import Event, Gap, Sample, Schema, WireRecord
 from tidegauge.pipeline.sampler_stats import SamplerStats
 
 
@@ -27,6 +28,10 @@ class Handover:
 
     def add(self, record: WireRecord) -> None:
         self._items.append(record)
+
+    def event(self, ts_ms: int, kind: str, container: int | None, details: Mapping[str, Any]) -> None:
+        """Something happened at that time."""
+        self._items.append(Event(ts_ms, kind, container, details, source=self._source))
 
     def gap(self, from_ms: int, reason: str, container: int | None = None) -> None:
         """Nothing is known from then until now."""

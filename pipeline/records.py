@@ -163,6 +163,8 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     container: int | None = None
     details: Mapping[str, Any] = msgspec.field(default_factory=dict)
     row: int = 0
+    source: str = ""
+    """UUID of the agent's state folder: with the row the key of the event."""
 
 
 class Gap(msgspec.Struct, frozen=True, array_like=True):

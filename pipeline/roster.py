@@ -14,7 +14,7 @@ from tidegauge.pipeline.housekeeping import Policy, is_included, is_pruned, poli
 from tidegauge.pipeline.identity import Identities, Origin, first_number, is_same
 from tidegauge.pipeline.plugin import Hierarchy
 from tidegauge.pipeline.reading import Faults
-from tidegauge.pipeline.records import Container, End, Event
+from tidegauge.pipeline.records import Container, End
 from tidegauge.pipeline.runtimes import Naming, NoNames
 from tidegauge.pipeline.sampler_config import SamplerConfig
 
@@ -100,7 +100,7 @@ class Roster:
         for lost in self._identities.take_lost():
             live = self.lives.get(lost.path)
             if not lost.is_host and (live is None or live.record.instance != lost.instance):
-                self._handover.add(Event(now_ms, "deletion", lost.number, {"path": lost.path}))
+                self._handover.event(now_ms, "deletion", lost.number, {"path": lost.path})
             self._handover.add(End(lost.number, now_ms))
         self._has_begun = True
 
@@ -229,7 +229,7 @@ class Roster:
         if not is_logged:
             self._handover.add(record)
         if is_new and path != HOST:
-            self._handover.add(Event(record.created_ms, "creation", record.number, {"path": path}))
+            self._handover.event(record.created_ms, "creation", record.number, {"path": path})
         self._cohort(policy).activate(live)
         self._naming.appeared(record)
 
@@ -272,7 +272,7 @@ class Roster:
         details: dict[str, Any] = {"path": record.path}
         if exit_code is not None:
             details["exit_code"] = exit_code
-        self._handover.add(Event(ts_ms, "deletion", record.number, details))
+        self._handover.event(ts_ms, "deletion", record.number, details)
         self._handover.add(End(record.number, ts_ms))
         self._naming.forget(record.instance)
 

@@ -25,7 +25,7 @@ from tidegauge.pipeline.identity import Origin
 from tidegauge.pipeline.log_thread import Outlet
 from tidegauge.pipeline.plugin import Hierarchy, HierarchySource
 from tidegauge.pipeline.reading import Faults, Readings, SlowSource, Source, Vanished, in_order
-from tidegauge.pipeline.records import Container, Event
+from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.roster import Roster, Tree
 from tidegauge.pipeline.runtimes import Naming
 from tidegauge.pipeline.sampler_config import SamplerConfig
@@ -240,7 +240,7 @@ class Sampler:
 
     def _stepped(self, step_ms: int) -> None:
         self.stats.clock_steps += 1
-        self._handover.add(Event(self._now_ms(), "clock_step", None, {"step_ms": step_ms}))
+        self._handover.event(self._now_ms(), "clock_step", None, {"step_ms": step_ms})
         self.on_clock_step()
 
     # Commands.

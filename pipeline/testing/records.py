@@ -116,7 +116,7 @@ def generate_records(
         path = "/" if number == 1 else f"/docker/{number:064x}"
         live[number] = make_container(number, path, created_ms=start_ms, valid_from_ms=start_ms, row=row)
         yield live[number]
-        yield Event(start_ms, "creation", number, {"sequence": row + 1}, row + 1)
+        yield Event(start_ms, "creation", number, {"sequence": row + 1}, row + 1, SOURCE)
         row += 2
     for tick in range(1, ticks + 1):
         ts_ms = start_ms + tick * step_ms

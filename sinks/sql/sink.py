@@ -147,7 +147,6 @@ class SqlSink:
     def _forget(self) -> None:
         self._ids: dict[int, int] = {}
         self._plans: dict[int, Plan] = {}
-        self._source: str | None = None
 
     def _check_writer(self, conn: sa.Connection) -> None:
         low, high = conn.exec_driver_sql("SELECT min_version, max_version FROM writer").one()
@@ -217,7 +216,6 @@ class SqlSink:
         names = (c.name, c.namespace, c.image, _json(c.aliases), _json(c.labels))
         conn.exec_driver_sql(_METADATA, (id_, c.valid_from_ms, *names, c.started_ms, c.base_interval_s, c.max_interval_s))
         self._ids[c.number] = id_
-        self._source = c.source
 
     def _id_of(self, conn: sa.Connection, number: int) -> int:
         """Id of a container by its number: of one seen since the start, else stored. PermanentError if neither."""
@@ -230,13 +228,8 @@ class SqlSink:
 
     def _event(self, conn: sa.Connection, e: Event) -> Insert:
         id_ = None if e.container is None else self._id_of(conn, e.container)
-        source = self._source
-        if id_ is not None:
-            source = conn.exec_driver_sql("SELECT source FROM container WHERE id = ?", (id_,)).scalar_one()
-        elif source is None:
-            source = conn.exec_driver_sql("SELECT source FROM container ORDER BY id DESC LIMIT 1").scalar() or ""
         insert = Insert("event", ("source", "row", "ts_ms", "kind", "container", "details"), 2)
-        insert.rows.append((source, e.row, e.ts_ms, e.kind, id_, _json(e.details)))
+        insert.rows.append((e.source, e.row, e.ts_ms, e.kind, id_, _json(e.details)))
         return insert
 
     def _gap(self, conn: sa.Connection, g: Gap) -> Insert:

@@ -206,8 +206,8 @@ def test_names_are_valid_from_their_time(sink: SqlSink) -> None:
 def test_events_gaps_and_ends(sink: SqlSink) -> None:
     records: list[Record] = [
         make_container(7),
-        Event(START_MS, "oom_kill", 7, {"pid": 3}, 10),
-        Event(START_MS, "clock_step", None, {"seconds": -3.5}, 11),
+        Event(START_MS, "oom_kill", 7, {"pid": 3}, 10, SOURCE),
+        Event(START_MS, "clock_step", None, {"seconds": -3.5}, 11, SOURCE),
         Gap(SOURCE, START_MS, START_MS + 9, "dropped:bound", 7, 12, 12),
         End(7, START_MS + 10, 13),
     ]
@@ -228,7 +228,9 @@ def test_numbers_are_known_after_a_restart_without_their_records(tmp_path: Path)
     first.write([make_container(1), make_container(2)])
     first.close()
     second = make_sink(tmp_path)
-    second.write([Event(START_MS, "oom", 2, {}, 5), Event(START_MS, "clock_step", None, {}, 6), End(2, START_MS, 7)])
+    second.write(
+        [Event(START_MS, "oom", 2, {}, 5, SOURCE), Event(START_MS, "clock_step", None, {}, 6, SOURCE), End(2, START_MS, 7)]
+    )
     assert ask(second, "SELECT path, ended_ms FROM container JOIN event ON container = id") == [(f"/docker/{2:064x}", START_MS)]
     assert ask(second, "SELECT DISTINCT source FROM event") == [(SOURCE,)]
     second.close()

@@ -122,7 +122,11 @@ def test_events_and_gaps(tmp_path: Path) -> None:
     sink = SqlSink(SqlConfig(state_dir=tmp_path))
     at = ms("2023-11-15 10:00:00")
     sink.write(
-        [make_container(1, "/a"), Event(at, "oom_kill", 1, {}, 5), Gap(SOURCE, at + 1000, at + 3500, "stall", None, None, 6)]
+        [
+            make_container(1, "/a"),
+            Event(at, "oom_kill", 1, {}, 5, SOURCE),
+            Gap(SOURCE, at + 1000, at + 3500, "stall", None, None, 6),
+        ]
     )
     assert ask(sink, "UNION ALL", "now") == [
         ("2023-11-15 10:00:00", "oom_kill", "/a", "{}"),
