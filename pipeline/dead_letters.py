@@ -100,7 +100,7 @@ class DeadLetters:
         except FileNotFoundError:
             return
         if size and (total != kept + 1 or not self._ends_whole()):
-            self._rewrite(lambda row: row < before_row)
+            self._rewrite(head, lambda row: row < before_row)
         else:
             self._size = size
 
@@ -157,12 +157,10 @@ class DeadLetters:
                     continue
 
     def remove(self, rows: set[int], *, replayed: bool) -> None:
-        """Takes letters out, and counts them as replayed or discarded, in one step on the disk."""
-        if replayed:
-            self.replayed += len(rows)
-        else:
-            self.discarded += len(rows)
-        self._rewrite(lambda row: row not in rows)
+        """Takes letters out, and counts them as replayed or discarded, in one step on the disk. OSError: nothing changed."""
+        taken = len(rows)
+        head = _Head(self.replayed + taken, self.discarded) if replayed else _Head(self.replayed, self.discarded + taken)
+        self._rewrite(head, lambda row: row not in rows)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -187,26 +185,32 @@ class DeadLetters:
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
 
-    def _rewrite(self, keeps: Callable[[int], bool]) -> None:
-        self.close()
+    def _rewrite(self, head: _Head, keeps: Callable[[int], bool]) -> None:
+        """Puts another file in place, and takes over its counts when it is there. OSError: the old one stands."""
         fresh = self._path.with_name(self._path.name + ".new")
         live = 0
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(_line(b"#", msgspec.json.encode(_Head(self.replayed, self.discarded))))
-            for tag, body in self._lines():
-                if tag != b"#" and keeps(int(tag)):
-                    file.write(_line(tag, body))
-                    live += 1
-            file.flush()
-            os.fdatasync(file.fileno())
-            self._size = file.tell()
-        fresh.replace(self._path)
+        try:
+            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(_line(b"#", msgspec.json.encode(head)))
+                for tag, body in self._lines():
+                    if tag != b"#" and keeps(int(tag)):
+                        file.write(_line(tag, body))
+                        live += 1
+                file.flush()
+                os.fdatasync(file.fileno())
+                size = file.tell()
+            fresh.replace(self._path)
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            raise
+        self.close()
+        self._is_dirty = False
+        self._size, self.live, self.replayed, self.discarded = size, live, head.replayed, head.discarded
         folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-        self.live = live
 
 
 def _line(tag: bytes, body: bytes) -> bytes:

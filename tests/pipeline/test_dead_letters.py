@@ -1,8 +1,14 @@
 """Dead letters on disk: bounded, whole after a torn write, forgotten beyond the cursor."""
 
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.support import need
 
 from tidegauge.pipeline.dead_letters import DeadLetters, Letter, letter_of
 from tidegauge.pipeline.records import End, Event, Gap, Record
@@ -95,3 +101,81 @@ def test_files_are_for_their_user_alone(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     box.remove({5}, replayed=False)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def fail_once(call: Callable[..., Any], number: int) -> Callable[..., Any]:
+    """The call, which fails the first time."""
+    failures = [number]
+
+    def failing(*args: Any) -> Any:
+        if failures:
+            raise OSError(failures.pop(), "as if")
+        return call(*args)
+
+    return failing
+
+
+@pytest.mark.parametrize(("name", "number"), [("fdatasync", errno.ENOSPC), ("fdatasync", errno.EIO), ("open", errno.ENOSPC)])
+def test_letters_that_cannot_be_removed_stay_and_are_not_counted(
+    path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    box = opened(path)
+    box.append([letter(n) for n in range(5, 10)])
+    for replayed in (True, False):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, fail_once(getattr(os, name), number))
+            with pytest.raises(OSError, match="as if"):
+                box.remove({5, 6}, replayed=replayed)
+        assert (box.live, box.replayed, box.discarded) == (5, 0, 0)
+        assert list(path.parent.iterdir()) == [path]
+    box.append([letter(10)])
+    box.remove({5, 6}, replayed=True)
+    assert (box.live, box.replayed, box.discarded) == (4, 2, 0)
+    box.close()
+    again = opened(path)
+    assert (again.live, again.replayed, again.discarded) == (4, 2, 0)
+    assert [x.row for x in again.letters()] == [7, 8, 9, 10]
+
+
+def test_letters_are_synced_although_a_removal_failed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = opened(path)
+    box.append([letter(5)])
+    synced: list[int] = []
+    monkeypatch.setattr(os, "open", fail_once(os.open, errno.ENOSPC))
+    with pytest.raises(OSError, match="as if"):
+        box.remove({5}, replayed=True)
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    box.sync()
+    assert len(synced) == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    need(os.geteuid() == 0, "root, to mount a small file system")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.integration
+def test_a_disk_that_is_full_changes_no_count(small_disk: Path) -> None:
+    path = small_disk / "s.dead-letters"
+    box = opened(path)
+    box.append([letter(n) for n in range(5, 10)])
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(4096))
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space"):
+            box.remove({5, 6}, replayed=True)
+        assert (box.live, box.replayed) == (5, 0)
+    assert {p.name for p in small_disk.iterdir()} == {"filler", path.name}
+    filler.unlink()
+    box.remove({5, 6}, replayed=True)
+    box.close()
+    again = opened(path)
+    assert (again.live, again.replayed, [x.row for x in again.letters()]) == (3, 2, [7, 8, 9])
