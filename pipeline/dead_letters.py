@@ -42,6 +42,8 @@ class Letter(msgspec.Struct, frozen=True):
             schemas = {} if self.schema is None else {self.schema.id: self.schema}
             containers = {} if self.container is None else {self.container.number: self.container}
             return Batch((sample,), (self.row,), schemas, containers)
+        if self.kind not in _KINDS:
+            raise msgspec.ValidationError(f"dead letter {self.row}: unknown kind {self.kind}")
         record: WireRecord = msgspec.json.decode(self.record, type=_KINDS[self.kind])
         return record
 
@@ -51,7 +53,7 @@ class Letter(msgspec.Struct, frozen=True):
         out["refused_ms"] = self.refused_ms
         try:
             record = self.as_record()
-        except (msgspec.DecodeError, KeyError):
+        except msgspec.DecodeError:
             return out
         if not isinstance(record, Batch):
             out["record"] = msgspec.structs.asdict(record)
@@ -146,6 +148,10 @@ class DeadLetters:
         if self._is_dirty and self._fd >= 0:
             os.fdatasync(self._fd)
         self._is_dirty = False
+
+    def rows(self) -> set[int]:
+        """Rows of all letters, those that cannot be read included."""
+        return {int(tag) for tag, _ in self._lines() if tag != b"#"}
 
     def letters(self) -> Iterator[Letter]:
         """Every letter that can be read, oldest first."""

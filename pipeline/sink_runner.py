@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tidegauge.pipeline.account import Account, Piece
 from tidegauge.pipeline.backoff import Backoff
-from tidegauge.pipeline.dead_letters import Letter
 from tidegauge.pipeline.errors import JournalError, PartialWriteError, PermanentError, RetryableError, TooLargeError
 from tidegauge.pipeline.feed import Feed
 from tidegauge.pipeline.intake import Intake
@@ -129,7 +130,9 @@ class SinkRunner:
         self._state = "starting"
         self._last_error: str | None = None
         self._failing: str | None = None
-        self._counts = dict.fromkeys(("writes", "retries", "unknown_errors", "config_faults", "maintenance_errors"), 0)
+        self._counts = dict.fromkeys(
+            ("writes", "retries", "unknown_errors", "config_faults", "maintenance_errors", "unreadable_letters"), 0
+        )
 
         self._tasks: deque[_Task] = deque()
         self._stop = threading.Event()
@@ -457,7 +460,7 @@ class SinkRunner:
         self._ledger.store()
         before = self._ledger.durable_row or 0
         wanted = None if ids is None else set(ids)
-        rows = (letter.row for letter in self._ledger.letters.letters())
+        rows = self._ledger.letters.rows()
         return {row for row in rows if row < before and (wanted is None or row in wanted)}
 
     def _discard(self, ids: Sequence[int] | None) -> int:
@@ -471,28 +474,37 @@ class SinkRunner:
             return 0
         chosen = self._chosen(ids)
         done: set[int] = set()
-        waiting: list[Letter] = []
+        unreadable = set(chosen)
+        waiting: list[tuple[int, Record]] = []
         try:
             for letter in self._ledger.letters.letters():
-                if letter.row in chosen:
-                    waiting.append(letter)
+                if letter.row not in chosen:
+                    continue
+                try:
+                    waiting.append((letter.row, letter.as_record()))
+                except msgspec.DecodeError:
+                    continue
+                unreadable.discard(letter.row)
                 if len(waiting) >= self._options.batch_rows:
                     done |= self._write_letters(waiting)
                     waiting = []
             done |= self._write_letters(waiting)
+            if unreadable:
+                self._counts["unreadable_letters"] += len(unreadable)
+                _LOG.warning("sink %s: %d dead letters cannot be read and stay", self.name, len(unreadable))
         except Exception as exc:  # noqa: BLE001 - the letters stay, and the count says how many went
             self._note(exc)
         if done:
             self._ledger.remove(done, replayed=True)
         return len(done)
 
-    def _write_letters(self, letters: list[Letter]) -> set[int]:
+    def _write_letters(self, letters: list[tuple[int, Record]]) -> set[int]:
         """Rows that the sink took now. Raises what is not about single rows."""
         if not letters:
             return set()
-        rows = {letter.row for letter in letters}
+        rows = {row for row, _ in letters}
         try:
-            self.sink.write([letter.as_record() for letter in letters])
+            self.sink.write([record for _, record in letters])
         except PartialWriteError as exc:
             return rows - exc.rejected.keys()
         except (PermanentError, TooLargeError):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -301,6 +302,38 @@ def test_replay_keeps_what_is_refused_again(bench: Callable[..., Bench]) -> None
     b.sink.script.append(RetryableError("down"))
     assert b.runner.replay() == 0
     assert b.runner.account().dead_letter == 1
+    assert b.runner.account().is_exact
+
+
+@pytest.mark.parametrize(
+    ("found", "changed"),
+    [(b'"kind":"Sample"', b'"kind":"Reading"'), (b'"record":[', b'"record":["one",'), (b'"row":8', b'"row":"eight"')],
+    ids=["kind", "record", "letter"],
+)
+def test_a_letter_that_cannot_be_read_stays_and_holds_up_no_other(
+    bench: Callable[..., Bench], found: bytes, changed: bytes
+) -> None:
+    """As another version of the program may have written it."""
+    b = bench()
+    b.ticks(4)
+    poison(b.sink, {5, 7, 8, 9}, PermanentError)
+    b.run()
+    b.sink.script.clear()
+    b.runner.stop(0)
+    file = b.folder / "test.dead-letters"
+    lines = file.read_bytes().splitlines()
+    [at] = [i for i, line in enumerate(lines) if line.split(b" ")[1] == b"8"]
+    rest = lines[at].partition(b" ")[2].replace(found, changed)
+    lines[at] = b"%08x %s" % (zlib.crc32(rest), rest)
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    b.start()
+    b.run()
+    assert b.runner.replay() == 3
+    assert rows_of(b.sink.written)[-3:] == [5, 7, 9]
+    assert b.runner.account().dead_letter == 1
+    assert b.runner.counters()["unreadable_letters"] == 1
+    assert b.runner.discard() == 1
+    assert b.runner.account().dropped == {"discarded": 1}
     assert b.runner.account().is_exact
 
 
