@@ -190,13 +190,13 @@ class Engine:
 
     def describe(self, ref: RuntimeRef) -> Metadata | None:
         """The first engine that knows the container tells."""
-        answers = self._ask(f"/containers/{ref.id}/json")
-        return _decoded(parse_inspect, answers[0], self._namespace) if answers else None
+        answers = self.ask(f"/containers/{ref.id}/json")
+        return decoded(parse_inspect, answers[0], self._namespace) if answers else None
 
     def survey(self) -> Mapping[str, object]:
         out: dict[str, object] = {}
-        for raw in self._ask("/containers/json"):
-            out |= _decoded(parse_list, raw)
+        for raw in self.ask("/containers/json"):
+            out |= decoded(parse_list, raw)
         return out
 
     def watch(self, tell: Callable[[RuntimeNews], None], is_stopping: Callable[[], bool]) -> None:
@@ -221,7 +221,7 @@ class Engine:
                     if lines is None:
                         return
                     for line in lines:
-                        if line.strip() and (news := _decoded(parse_event, line)) is not None:
+                        if line.strip() and (news := decoded(parse_event, line)) is not None:
                             tell(news)
                 if time.monotonic() > look_s:
                     look_s += _NEW_SOCKETS_S
@@ -231,7 +231,7 @@ class Engine:
             for stream in streams:
                 stream.close()
 
-    def _ask(self, target: str) -> list[bytes]:
+    def ask(self, target: str) -> list[bytes]:
         """Answers of the engines that have one. What one of several does wrong is told only if no other has an answer."""
         answers: list[bytes] = []
         errors: list[CollectError] = []
@@ -254,7 +254,7 @@ class Engine:
         return answers
 
 
-def _decoded(parse: Callable[..., T], raw: bytes, *arguments: object) -> T:
+def decoded(parse: Callable[..., T], raw: bytes, *arguments: object) -> T:
     try:
         return parse(raw, *arguments)
     except (msgspec.DecodeError, UnicodeError) as exc:

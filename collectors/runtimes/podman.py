@@ -4,14 +4,28 @@ The sockets are opened by `systemctl enable --now podman.socket` (`--user` for a
 recognised, by their ids.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from tidegauge.collectors.runtimes._engine import Engine
+from tidegauge.collectors.runtimes._engine import Engine, decoded
 from tidegauge.collectors.runtimes._paths import locate
-from tidegauge.pipeline.plugin import RuntimeRef
+from tidegauge.pipeline.errors import CollectError, NoData
+from tidegauge.pipeline.plugin import Metadata, RuntimeRef
+
+_OWN = "/v4.0.0/libpod"
+"""Podman's own API, which knows of pods; an older Podman answers 404."""
+
+
+class _Named(msgspec.Struct, rename="pascal"):
+    name: str = ""
+    pod: str = ""
+    """Id of the pod; of a container only."""
+
+
+_DECODER = msgspec.json.Decoder(_Named)
 
 
 class PodmanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,3 +50,16 @@ class PodmanRuntime(Engine):
         if place is None or "podman" not in place.runtimes:
             return None
         return RuntimeRef("podman", place.id, place.part, place.pod_uid)
+
+    def describe(self, ref: RuntimeRef) -> Metadata | None:
+        said = super().describe(ref)
+        if said is None or not (pod := self._named(f"/containers/{ref.id}/json").pod):
+            return said
+        return msgspec.structs.replace(said, pod_uid=pod, pod=self._named(f"/pods/{pod}/json").name or None)
+
+    def _named(self, target: str) -> _Named:
+        """Empty where nobody answers: for want of a pod no container goes without its name."""
+        with contextlib.suppress(CollectError, NoData):
+            for raw in self.ask(_OWN + target):
+                return decoded(_DECODER.decode, raw)
+        return _Named()

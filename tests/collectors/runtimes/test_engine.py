@@ -151,6 +151,14 @@ def test_events(recorded: Path) -> None:
     assert len(noise) > 20
     assert {parse_event(line) for line in noise} == {None}
 
+    told = [parse_event(line) for line in (recorded / "podman" / "events.jsonl").read_bytes().splitlines()]
+    assert [n and (n.kind, n.exit_code) for n in told if n] == [
+        ("changed", None),
+        ("exited", 137),
+        ("changed", None),
+        ("changed", None),
+    ]
+
     def news(action: str, **attributes: str) -> RuntimeNews | None:
         return parse_event(json.dumps({"Action": action, "Actor": {"ID": ID, "Attributes": attributes}}).encode())
 
