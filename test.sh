@@ -17,6 +17,7 @@ packages=(
     qemu-system-x86 busybox-static    # boots a kernel with cgroup v2 alone, whatever this machine has
     kmod                              # the modules of that kernel
     docker.io mmdebstrap              # a container engine, and an image made without a registry
+    podman runc containerd            # two more
     iproute2 util-linux mount         # network namespaces, small file systems
     gcc libc6-dev                     # the C program that the benchmarks are compared with
 )

@@ -38,6 +38,7 @@ apt_install() {
             case $package in
                 influxdb | victoria-metrics) "${sudo[@]}" systemctl -q disable --now "$package" >&2 || true ;;
                 docker.io) "${sudo[@]}" systemctl -q disable --now docker.socket docker containerd >&2 || true ;;
+                podman) "${sudo[@]}" systemctl -q disable --now podman.socket podman >&2 || true ;;
             esac
         done
     fi
