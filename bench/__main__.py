@@ -27,6 +27,8 @@ def main() -> int:
     names = arguments.only.split(",")
     if unknown := set(names) - set(BENCHES):
         parser.error(f"--only: expected some of {', '.join(BENCHES)}, got {', '.join(sorted(unknown))}")
+    if arguments.write and set(names) != set(BENCHES):
+        parser.error("--write: the page holds one run of all benches, so not with --only")
     sections: list[Section] = []
     failed = []
     head = machine()
@@ -43,7 +45,7 @@ def main() -> int:
             print(markdown(found), flush=True)
             print(f"{bench}: {time.monotonic() - start:.0f} s", file=sys.stderr)
     report = f"Measured {head}.\n\n{markdown(sections)}"
-    if arguments.write:
+    if arguments.write and not failed:
         page = PAGE.read_text()
         before, _, rest = page.partition(BEGIN)
         _, _, after = rest.partition(END)
