@@ -68,10 +68,18 @@ class MemorySink:
             for record in records:
                 if isinstance(record, Batch):
                     self._add(record)
-                elif isinstance(record, Container):
+                    continue
+                if 0 < record.row <= self._newest_row:
+                    continue  # A repeat: what it says is known, or over.
+                self._newest_row = max(self._newest_row, record.row)
+                if isinstance(record, Container):
                     self._live[record.number] = record
-                    if record.number in self._series:
-                        self._series[record.number].container = record
+                    self._ended.pop(record.number, None)
+                    series = self._series.get(record.number)
+                    if series is not None and _is_one(series.container, record):
+                        series.container = record
+                    elif series is not None:
+                        del self._series[record.number]
                 elif isinstance(record, End):
                     self._live.pop(record.container, None)
                     self._ended[record.container] = None
@@ -112,10 +120,15 @@ class MemorySink:
             return
         self._schemas.update(batch.schemas)
         all_series, ended = self._series, self._ended
+        is_repeat = batch.rows[0] <= self._newest_row
         cost = 0
         for sample in batch.samples:
             number = sample.container
             series = all_series.get(number)
+            if series is not None and not _is_one(series.container, batch.containers[number]):
+                if is_repeat:
+                    continue
+                series = None  # The number was given out anew.
             if series is None:
                 series = all_series[number] = _Series(batch.containers[number])
                 if number not in ended and number not in self._live:
@@ -132,7 +145,7 @@ class MemorySink:
                     cost += len(rows) * (_ROW_BYTES + (_SLOT_BYTES + _NUMBER_BYTES) * len(rows[0]))
         ts_ms = batch.samples[-1].ts_ms
         # A row that comes late, out of the dead letters say, must not make all others look as if they came from the future.
-        if batch.rows[0] > self._newest_row:
+        if not is_repeat:
             self._newest_row = batch.rows[-1]
             self._newest_ms = ts_ms
         self._batches.append((ts_ms, cost, batch.samples))
@@ -153,6 +166,10 @@ class MemorySink:
                     _remove(series.samples, sample)
                 if not series.samples:
                     del self._series[sample.container]
+
+
+def _is_one(a: Container, b: Container) -> bool:
+    return a is b or (a.instance == b.instance and a.epoch == b.epoch)
 
 
 def _insert(samples: deque[Sample], sample: Sample) -> None:

@@ -36,6 +36,10 @@ SET first_ms = min(first_ms, excluded.first_ms), last_ms = max(last_ms, excluded
 WHERE excluded.last_ms > last_ms OR excluded.first_ms < first_ms
 """
 _METRIC = f"{INSERT_IGNORE} metric (name, kind, unit, stored_in, help) VALUES (?, ?, ?, ?, ?)"
+_BY_NUMBER = """
+SELECT id FROM container WHERE number = ?
+ORDER BY (SELECT min(valid_from_ms) FROM container_metadata WHERE container = id) <= ? DESC, id DESC LIMIT 1
+"""
 _END = "UPDATE container SET ended_ms = ? WHERE id = ?"
 
 
@@ -146,6 +150,10 @@ class SqlSink:
 
     def _forget(self) -> None:
         self._ids: dict[int, int] = {}
+        self._known: dict[int, Container] = {}
+        """Whose the numbers of `_ids` are."""
+        self._checked: Mapping[int, Container] | None = None
+        """The containers of a batch with which `_known` agrees."""
         self._plans: dict[int, Plan] = {}
 
     def _check_writer(self, conn: sa.Connection) -> None:
@@ -169,8 +177,9 @@ class SqlSink:
             elif isinstance(record, Schema):
                 self._add_schema(conn, record)
             elif isinstance(record, End):
-                conn.exec_driver_sql(_END, (record.ts_ms, self._id_of(conn, record.container)))
-                self._ids.pop(record.container, None)
+                # Later than its beginning: at one time the number is the one's that ends.
+                conn.exec_driver_sql(_END, (record.ts_ms, self._id_of(conn, record.container, record.ts_ms - 1)))
+                self._drop(record.container)
             else:
                 others.append(self._event(conn, record) if isinstance(record, Event) else self._gap(conn, record))
         inserts: Iterable[Insert] = (i for plan in self._plans.values() for i in plan.inserts if i.rows)
@@ -185,6 +194,8 @@ class SqlSink:
         by_schema: dict[int, list[Sample]] = {}
         for s in batch.samples:
             by_schema.setdefault(s.schema, []).append(s)
+        if batch.containers is not self._checked:
+            self._check(batch.containers)
         known = self._ids
         for schema_id, samples in by_schema.items():
             plan = self._plans.get(schema_id) or self._add_schema(conn, batch.schemas[schema_id])
@@ -194,7 +205,7 @@ class SqlSink:
                 for number in dict.fromkeys(s.container for s in samples if s.container not in known):
                     if (container := batch.containers.get(number)) is not None:
                         self._add_container(conn, container)
-                ids = [self._id_of(conn, s.container) for s in samples]
+                ids = [self._id_of(conn, s.container, s.ts_ms) for s in samples]
             plan.add(samples, ids)
             for id_, s in zip(ids, samples, strict=True):
                 ts_ms = s.ts_ms
@@ -216,24 +227,42 @@ class SqlSink:
         names = (c.name, c.namespace, c.image, _json(c.aliases), _json(c.labels))
         conn.exec_driver_sql(_METADATA, (id_, c.valid_from_ms, *names, c.started_ms, c.base_interval_s, c.max_interval_s))
         self._ids[c.number] = id_
+        self._known[c.number] = c
+        self._checked = None
 
-    def _id_of(self, conn: sa.Connection, number: int) -> int:
-        """Id of a container by its number: of one seen since the start, else stored. PermanentError if neither."""
-        if (id_ := self._ids.get(number)) is None:
-            sql = "SELECT id FROM container WHERE number = ? ORDER BY id DESC LIMIT 1"
-            id_ = conn.exec_driver_sql(sql, (number,)).scalar()
-            if id_ is None:
-                raise PermanentError(f"no container record for number {number}")
+    def _check(self, containers: Mapping[int, Container]) -> None:
+        """Forgets the numbers that are another's in this part of the log."""
+        for number, c in containers.items():
+            known = self._known.get(number)
+            if known is not None and known is not c and (known.instance, known.epoch) != (c.instance, c.epoch):
+                self._drop(number)
+        self._checked = containers
+
+    def _drop(self, number: int) -> None:
+        self._ids.pop(number, None)
+        self._known.pop(number, None)
+
+    def _id_of(self, conn: sa.Connection, number: int, ts_ms: int) -> int:
+        """Id of a container by its number at a time: of one seen since the start, else stored. PermanentError if neither.
+
+        Where a number was given out twice, a repeat of old rows finds the one that had it then.
+        """
+        known = self._known.get(number)
+        if known is not None and known.valid_from_ms <= ts_ms:
+            return self._ids[number]
+        id_: int | None = conn.exec_driver_sql(_BY_NUMBER, (number, ts_ms)).scalar()
+        if id_ is None:
+            raise PermanentError(f"no container record for number {number}")
         return id_
 
     def _event(self, conn: sa.Connection, e: Event) -> Insert:
-        id_ = None if e.container is None else self._id_of(conn, e.container)
+        id_ = None if e.container is None else self._id_of(conn, e.container, e.ts_ms)
         insert = Insert("event", ("source", "row", "ts_ms", "kind", "container", "details"), 2)
         insert.rows.append((e.source, e.row, e.ts_ms, e.kind, id_, _json(e.details)))
         return insert
 
     def _gap(self, conn: sa.Connection, g: Gap) -> Insert:
-        id_ = None if g.container is None else self._id_of(conn, g.container)
+        id_ = None if g.container is None else self._id_of(conn, g.container, g.from_ms)
         insert = Insert("gap", ("source", "row", "from_ms", "to_ms", "reason", "container", "rows_lost"), 2)
         insert.rows.append((g.source, g.row, g.from_ms, g.to_ms, g.reason, id_, g.rows))
         return insert
