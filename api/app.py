@@ -31,7 +31,9 @@ class ServerView(Protocol):
 
     def families(self) -> list[Family]: ...
 
-    def containers(self) -> list[Container]: ...
+    def containers(self) -> list[Container] | None:
+        """Those that live; None when no sink that could tell runs."""
+        ...
 
     def dead_letters(self, sink: str, action: str, ids: list[int] | None) -> dict[str, Any]:
         """`action` is list, replay or discard; ids None means all. KeyError for an unknown sink."""
@@ -116,10 +118,15 @@ def _index(view: ServerView) -> str:
         + "</tr>"
         for name, s in sorted(status["sinks"].items())
     )
-    rows = "".join(
-        f"<tr>{cell(c.path)}{cell(c.name or '')}{cell(c.image or '')}</tr>"
-        for c in sorted(view.containers(), key=lambda c: c.path)
-    )
+    containers = view.containers()
+    if containers is None:
+        listed = "<p>They are listed when the sink <code>memory</code> runs.</p>"
+    else:
+        rows = "".join(
+            f"<tr>{cell(c.path)}{cell(c.name or '')}{cell(c.image or '')}</tr>"
+            for c in sorted(containers, key=lambda c: c.path)
+        )
+        listed = f"<table><tr><th>path<th>name<th>image</tr>{rows}</table>"
     state = "All is well." if not faults else "Not well: " + "; ".join(faults)
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
@@ -131,5 +138,5 @@ def _index(view: ServerView) -> str:
         "<li><a href=/api/v1/status>/api/v1/status</a> state of every part, JSON</ul>"
         "<h2>Sinks</h2><table><tr><th>sink<th>state<th>written rows<th>pending<th>dead letters<th>dropped</tr>"
         f"{sinks}</table>"
-        f"<h2>Containers</h2><table><tr><th>path<th>name<th>image</tr>{rows}</table></html>\n"
+        f"<h2>Containers</h2>{listed}</html>\n"
     )

@@ -30,9 +30,13 @@ class BodyTooLarge(Exception):
     """The body grew beyond the limit while it was read."""
 
 
+IS_LOCAL_SOCKET = "is_local_socket"
+"""Key of the scope's state under which the server says whether a connection came over the Unix socket."""
+
+
 def is_local_socket(scope: Scope) -> bool:
-    """True for a request over the Unix socket: such a connection has no address of a client."""
-    return scope.get("client") is None
+    """True for a request over the Unix socket, as the server said when it took the connection; False if it said nothing."""
+    return bool(scope.get("state", {}).get(IS_LOCAL_SOCKET, False))
 
 
 def host_name(header: str) -> str:
@@ -44,6 +48,13 @@ def host_name(header: str) -> str:
         return (parts.hostname or "").rstrip(".")
     except ValueError:
         return ""
+
+
+def _is_same_origin(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
 
 
 def is_allowed_host(header: str, names: frozenset[str]) -> bool:
@@ -102,7 +113,7 @@ class Guard:
             if len(hosts) != 1 or not is_allowed_host(hosts[0], self._names):
                 return "host", 403, "Host: expected an address or a name of this host; see http.allowed_hosts."
             origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc.lower() != hosts[0].lower():
+            if origin is not None and not _is_same_origin(origin, hosts[0]):
                 return "origin", 403, "Origin: expected this listener."
         if len(scope.get("raw_path", b"")) + len(scope.get("query_string", b"")) > _MAX_TARGET_BYTES:
             return "size", 414, f"Path and query: expected at most {_MAX_TARGET_BYTES} bytes."

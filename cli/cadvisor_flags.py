@@ -70,10 +70,10 @@ FLAGS: Mapping[str, Flag] = {
     "storage_duration": Flag(go_duration, "sinks.memory.storage_duration_s"),
     "storage_driver_host": Flag(_text, ""),
     "storage_driver_secure": Flag(_boolean, ""),
-    "storage_driver_db": Flag(_text, "sinks.influxdb.database"),
-    "storage_driver_user": Flag(_text, "sinks.influxdb.user"),
-    "storage_driver_buffer_duration": Flag(go_duration, "sinks.influxdb.flush_interval_s"),
-    "storage_driver_influxdb_retention_policy": Flag(_text, "sinks.influxdb.retention_policy"),
+    "storage_driver_db": Flag(_text, ""),
+    "storage_driver_user": Flag(_text, ""),
+    "storage_driver_buffer_duration": Flag(go_duration, ""),
+    "storage_driver_influxdb_retention_policy": Flag(_text, ""),
     "jitter_factor": Flag(_text, None, "sampling is not jittered"),
     "initial_splay_factor": Flag(_text, None, "sampling is not jittered"),
     "max_procs": Flag(_text, None, "it has no meaning here"),
@@ -103,9 +103,6 @@ def translate(arguments: Sequence[str], warn: Callable[[str], None]) -> dict[str
         put(out, "http.listen", f"{f'[{address}]' if ':' in address else address}:{given.get('port', 4194)}")
     if prefixes := given.get("raw_cgroup_prefix_whitelist"):
         put(out, "sampler.include", [pattern for p in prefixes for pattern in (p, p.rstrip("/") + "/*")])
-    if "storage_driver_host" in given or "storage_driver_secure" in given:
-        scheme = "https" if given.get("storage_driver_secure") else "http"
-        put(out, "sinks.influxdb.url", f"{scheme}://{given.get('storage_driver_host', 'localhost:8086')}")
     if "storage_driver" in given:
         chosen = set()
         for driver in given["storage_driver"]:
@@ -114,7 +111,30 @@ def translate(arguments: Sequence[str], warn: Callable[[str], None]) -> dict[str
             chosen.add(_DRIVERS[driver])
         for sink in set(_DRIVERS.values()) - {"memory"}:
             put(out, f"sinks.{sink}.enabled", sink in chosen)
+    _influxdb(given, out, warn)
     return out
+
+
+_INFLUXDB = {
+    "storage_driver_db": ("database", "bucket"),
+    "storage_driver_user": ("user",),
+    "storage_driver_buffer_duration": ("flush_interval_s",),
+    "storage_driver_influxdb_retention_policy": ("retention_policy",),
+}
+
+
+def _influxdb(given: Mapping[str, Any], out: dict[str, Any], warn: Callable[[str], None]) -> None:
+    """Flags of the InfluxDB driver; without `--storage_driver=influxdb` they have no effect, as in cAdvisor."""
+    names = [n for n in given if n in _INFLUXDB or n in ("storage_driver_host", "storage_driver_secure")]
+    if not out.get("sinks", {}).get("influxdb", {}).get("enabled"):
+        for name in names:
+            warn(f"--{name} is taken and has no effect without --storage_driver=influxdb")
+        return
+    scheme = "https" if given.get("storage_driver_secure") else "http"
+    put(out, "sinks.influxdb.url", f"{scheme}://{given.get('storage_driver_host', 'localhost:8086')}")
+    for name in names:
+        for key in _INFLUXDB.get(name, ()):
+            put(out, f"sinks.influxdb.{key}", given[name])
 
 
 def _parse(arguments: Sequence[str]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import msgspec
 
 from tidegauge.cli.options import common, load
 from tidegauge.cli.toml_text import to_toml
+from tidegauge.pipeline import collecting, registry
 from tidegauge.pipeline import config as configuration
-from tidegauge.pipeline import registry
 from tidegauge.pipeline.config import SECRET_KEYS, Config
 
 
@@ -23,7 +23,7 @@ def command() -> None:
 def check(config_file: Path | None, state_dir: Path | None, assignments: tuple[str, ...]) -> None:
     """Check every key, those of all plug-ins that run included. Exit code 78 if something is wrong."""
     config = load(config_file, state_dir, assignments)
-    configuration.check_plugins(config)
+    collecting.check(config)
     sinks, collectors = configuration.sink_tables(config), configuration.collector_tables(config)
     click.echo(f"The configuration is good. Sinks: {', '.join(sorted(sinks))}. Collectors: {', '.join(sorted(collectors))}.")
 

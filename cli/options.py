@@ -15,16 +15,15 @@ if TYPE_CHECKING:
     from tidegauge.pipeline.config import Config
 
 EXIT_CONFIG = 78
+_PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is said where it is needed, not by every command
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def common(function: F) -> F:
     """--config, --state-dir and --set; also turns our exceptions into a line and an exit code."""
 
-    @click.option(
-        "--config", "config_file", type=click.Path(path_type=Path), envvar="TIDEGAUGE_CONFIG", help="Configuration file (TOML)."
-    )
-    @click.option("--state-dir", type=click.Path(path_type=Path), envvar="TIDEGAUGE_STATE_DIR", help="State folder.")
+    @click.option("--config", "config_file", type=_PATH, envvar="TIDEGAUGE_CONFIG", help="Configuration file (TOML).")
+    @click.option("--state-dir", type=_PATH, envvar="TIDEGAUGE_STATE_DIR", help="State folder.")
     @click.option(
         "--set",
         "assignments",

@@ -4,12 +4,14 @@ import contextlib
 import logging
 import os
 import socket
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from tidegauge.cli import cadvisor_flags
 from tidegauge.cli.options import common, load
@@ -64,34 +66,47 @@ def _run(config: Config, read: Callable[[], Config]) -> int:
         listeners = [stack.enter_context(contextlib.closing(s)) for s in _listeners(config, ids, stack)]
         sampler_end, server_end = (stack.enter_context(contextlib.closing(end)) for end in messages.pair())
 
+        held = [config]
+
         def run_sampler(start: supervisor.Start) -> int:
             from tidegauge.cli import sampler_process
 
             for listener in listeners:
                 listener.close()
-            return sampler_process.main(read, start, sampler_end, source)
+            return sampler_process.main(held[0], start, sampler_end, source)
 
         def run_server(start: supervisor.Start) -> int:
             from tidegauge.cli import server_process
 
-            return server_process.main(read, start, server_end, listeners, ids)
+            return server_process.main(held[0], start, server_end, listeners, ids)
 
-        def reload() -> bool:
+        def reload() -> bytes | None:
             try:
                 fresh = read()
                 check_in_child(fresh)
             except (ConfigError, click.UsageError) as exc:
                 log.error("the configuration is not taken: %s", exc)
-                return False
-            if (fresh.state_dir, fresh.http, fresh.journal) != (config.state_dir, config.http, config.journal):
-                log.warning("state_dir, [http] and [journal] change only with a restart")
+                return None
+            held[0] = with_fixed(config, fresh)
             log.info("the configuration is read again")
-            return True
+            return configuration.dumps(held[0])
 
         where = ", ".join(_name(s) for s in listeners) or "nowhere"
         log.info("tidegauge samples %s; it listens on %s; state in %s", config.host, where, config.state_dir)
         children = [supervisor.Child("sampler", run_sampler), supervisor.Child("server", run_server)]
         return supervisor.supervise(children, reload)
+
+
+_FIXED = ("state_dir", "host", "server_user", "roots", "journal", "http", "collectors", "runtimes")
+"""What changes only with a restart."""
+
+
+def with_fixed(running: Config, fresh: Config) -> Config:
+    """The fresh configuration with what changes only with a restart as it runs; a warning names what was put off."""
+    changed = [key for key in _FIXED if getattr(running, key) != getattr(fresh, key)]
+    if changed:
+        log.warning("these change only with a restart: %s", ", ".join(changed))
+    return msgspec.structs.replace(fresh, **{key: getattr(running, key) for key in changed})
 
 
 def check_in_child(config: Config) -> None:
@@ -105,7 +120,9 @@ def check_in_child(config: Config) -> None:
         text = b""
         try:
             os.close(read_end)
-            configuration.check_plugins(config)
+            from tidegauge.pipeline import collecting
+
+            collecting.check(config)
         except TidegaugeError as exc:
             text = str(exc).encode() or b"the configuration is wrong"
         except BaseException as exc:  # noqa: BLE001 - whatever a stranger's plug-in does in its constructor
@@ -149,7 +166,7 @@ def _listeners(config: Config, ids: tuple[int, int] | None, stack: contextlib.Ex
         return
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+        _remove_stale(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         old = os.umask(0o117)
         try:
@@ -163,6 +180,22 @@ def _listeners(config: Config, ids: tuple[int, int] | None, stack: contextlib.Ex
         raise TidegaugeError(f"http.socket: cannot listen on {path}: {exc.strerror}") from exc
     stack.callback(path.unlink, missing_ok=True)
     yield listener
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes a socket that nobody listens on any more. TidegaugeError for one in use, and for anything that is no socket."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise TidegaugeError(f"http.socket: expected a free path or an old socket, got {path}, which is something else")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+    raise TidegaugeError(f"http.socket: another process listens on {path}")
 
 
 def _name(listener: socket.socket) -> str:

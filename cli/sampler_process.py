@@ -7,22 +7,22 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tidegauge.pipeline import collecting, logs, sampling
+from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline.account import furthest_cursor
 from tidegauge.pipeline.budgets import raise_descriptor_limit
 from tidegauge.pipeline.config import Config
-from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.identity import Origin, live_containers
 from tidegauge.pipeline.journal import JournalStats, JournalWriter
 from tidegauge.pipeline.log_thread import MAX_PAYLOAD, Heads, LogThread
-from tidegauge.pipeline.messages import Answer, Channel, LogMoved, Needed, Request, SamplerCounters
+from tidegauge.pipeline.messages import Channel, LogMoved, Needed, SamplerCounters
 from tidegauge.pipeline.sampler import Sampler
 from tidegauge.pipeline.schedule import Schedule
 from tidegauge.pipeline.state import StateDir, boot_id
-from tidegauge.pipeline.supervisor import Start, exit_with_parent
+from tidegauge.pipeline.supervisor import Start, listen_to_parent
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +65,8 @@ class JournalLink:
         self._channel.send(LogMoved(self._writer.appended_row, self._writer.synced_row, self._writer.accepted))
 
 
-def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, source: str) -> int:
+def main(config: Config, start: Start, channel_end: socket.socket, source: str) -> int:
     """Runs until SIGTERM or the end of the parent."""
-    config = read()
     logs.configure("sampler", config.log.level, config.log.format)
     raise_descriptor_limit()
     collectors, catalogue = collecting.build(config)
@@ -104,18 +103,16 @@ def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, s
     schedule = Schedule()
     sampling.add_jobs(schedule, sampler, config.sampler)
     sampling.add_binder(schedule, binder, config.metadata)
-    todo = {"reload": False}
-
-    def on_signal(signum: int, frame: object) -> None:
-        if signum == signal.SIGHUP:
-            todo["reload"] = True
-        else:
-            sampler.stop()
-
-    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGTERM, lambda signum, frame: sampler.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, on_signal)
-    exit_with_parent(start.parent_fd, sampler.stop)
+
+    def reload(message: bytes) -> None:
+        fresh = configuration.loads(message)
+        logs.configure("sampler", fresh.log.level, fresh.log.format)
+        sampling.reload(schedule, sampler, fresh.sampler)
+        sampling.reload_binder(schedule, binder, fresh.metadata)
+
+    listen_to_parent(start.parent_fd, reload, sampler.stop)
 
     def counters() -> Mapping[str, Any]:
         return {
@@ -128,28 +125,15 @@ def main(read: Callable[[], Config], start: Start, channel_end: socket.socket, s
             "process_cpu_s": round(sum(os.times()[:2]), 3),
         }
 
-    def reload() -> None:
-        try:
-            fresh = read()
-        except TidegaugeError as exc:
-            log.error("the configuration is not taken: %s", exc)
-            return
-        logs.configure("sampler", fresh.log.level, fresh.log.format)
-        sampling.reload(schedule, sampler, fresh.sampler)
-        sampling.reload_binder(schedule, binder, fresh.metadata)
-
     def converse() -> None:
         told_s = 0.0
         while True:
             message = channel.receive(timeout_s=_COUNTERS_EVERY_S)
-            match message:
-                case Needed():
-                    link.needed(message.row)
-                case Request():
-                    channel.send(Answer(message.id, error=f"{message.kind}: there is no such request"))
-            if todo["reload"]:
-                todo["reload"] = False
-                reload()
+            if isinstance(message, Needed):
+                link.needed(message.row)
+            if not journal.is_alive():
+                log.error("the journal thread has ended; the process ends with it, to be started again")
+                os._exit(1)
             now = time.monotonic()
             if now - told_s >= _COUNTERS_EVERY_S:
                 told_s = now

@@ -70,14 +70,13 @@ def _print(status: dict[str, Any]) -> None:
     click.echo("Well." if not status["faults"] else "NOT WELL: " + "; ".join(status["faults"]))
     click.echo(
         f"{status['containers']} containers; {sampler.get('samples', 0)} samples; "
-        f"tick lateness p99 {1000 * sampler.get('lateness_p99_seconds', 0):.1f} ms; "
+        f"tick lateness p99 {1000 * (sampler.get('lateness_p99_seconds') or 0):.1f} ms; "
         f"collection {sampler.get('collection_cpu_seconds', 0):.2f} s of CPU; "
         f"greatest blindness {sampler.get('greatest_blindness_seconds', 0):.1f} s"
     )
-    click.echo(
-        f"journal {sampler.get('journal_bytes', 0) / 2**20:.1f} MiB, "
-        f"oldest row {sampler.get('journal_oldest_age_seconds', 0) / 3600:.2f} h old"
-    )
+    age_s = sampler.get("journal_oldest_age_seconds")
+    oldest = "no row yet" if age_s is None else f"oldest row {age_s / 3600:.2f} h old"
+    click.echo(f"journal {sampler.get('journal_bytes', 0) / 2**20:.1f} MiB, {oldest}")
     header = ("sink", "state", "accepted", "written", "filtered", "dropped", "dead letters", "pending", "lag")
     rows = [header]
     for name, s in sorted(status["sinks"].items()):

@@ -27,3 +27,15 @@ def build_binder(config: Config) -> Binder:
         cls = registry.load(registry.RUNTIMES, name)
         runtimes.append((name, cls(registry.configure(cls, f"runtimes.{name}", table, config.settings))))
     return Binder(runtimes, config.metadata)
+
+
+def check(config: Config) -> None:
+    """Builds every plug-in that runs, and starts none. ConfigError for the first that is wrong."""
+    collectors, _ = build(config)
+    for _, collector in collectors:
+        if (close := getattr(collector, "close", None)) is not None:
+            close()
+    build_binder(config)
+    for name, table in configuration.sink_tables(config).items():
+        cls, _, own = configuration.split_sink(name, table, config)
+        cls(own)

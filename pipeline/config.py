@@ -7,11 +7,12 @@ file named by the key with `_file`, never from the configuration file.
 """
 
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -26,6 +27,9 @@ SECRET_KEYS = frozenset({"token", "password"})
 ENV_PREFIX = "TIDEGAUGE_"
 _ENV_NOT_KEYS = ("TIDEGAUGE_CONFIG", "TIDEGAUGE_TEST", "TIDEGAUGE_VM")
 """Variables that are no configuration keys: the file itself, and what the tests read."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+"""Name of a sink's table: cursor and dead letters are files of that name."""
 
 DEFAULT_SINKS: Mapping[str, Mapping[str, Any]] = {"memory": {}, "sql": {}}
 """Run unless `enabled = false` stands in their table: recent samples for the API, and history on SQLite."""
@@ -54,15 +58,15 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """True: an address beyond loopback is taken although nobody is asked for a credential."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names that requests may bear besides localhost, the addresses listened on and this host's name."""
-    max_connections: int = 512
-    max_requests: int = 64
+    max_connections: Annotated[int, msgspec.Meta(ge=1)] = 512
+    max_requests: Annotated[int, msgspec.Meta(ge=1)] = 64
     """Requests served at a time; more are answered 503."""
-    max_body_bytes: int = 1 << 20
-    request_timeout_s: float = 30.0
+    max_body_bytes: Annotated[int, msgspec.Meta(ge=0)] = 1 << 20
+    request_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything, as the processes take it. `collectors`, `runtimes`, `sinks` hold raw tables; `check_plugins` checks them."""
+    """Everything, as the processes take it. The tables of plug-ins are held raw; `collecting.check` checks them."""
 
     state_dir: Path
     host: str
@@ -172,21 +176,26 @@ def split_sink(name: str, table: Mapping[str, Any], config: Config) -> tuple[Any
     """Class of the sink, its runner's options and its own Config. Loads the plug-in, so it may import much."""
     path = f"sinks.{name}"
     runner_keys = {f.name for f in msgspec.structs.fields(RunnerOptions)}
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{path}: expected a name of letters, digits, _ and -, got {name!r}")
     options: RunnerOptions = registry.convert({k: v for k, v in table.items() if k in runner_keys}, RunnerOptions, path)
+    if options.retry_min_s > options.retry_max_s:
+        raise ConfigError(
+            f"{path}.retry_min_s: expected at most retry_max_s ({options.retry_max_s:g}), got {options.retry_min_s:g}"
+        )
     cls = registry.load(registry.SINKS, options.plugin or name)
     own = {k: v for k, v in table.items() if k not in runner_keys}
     return cls, options, registry.configure(cls, path, own, config.settings)
 
 
-def check_plugins(config: Config) -> None:
-    """Builds the Config of every plug-in that runs. ConfigError for the first that is wrong."""
-    for name, table in collector_tables(config).items():
-        registry.configure(registry.load(registry.COLLECTORS, name), f"collectors.{name}", table, config.settings)
-    for name, table in runtime_tables(config).items():
-        registry.configure(registry.load(registry.RUNTIMES, name), f"runtimes.{name}", table, config.settings)
-    for name, table in sink_tables(config).items():
-        cls, _, own = split_sink(name, table, config)
-        cls(own)
+def dumps(config: Config) -> bytes:
+    """The configuration as `loads` takes it: how the parent tells its processes of a new one."""
+    return msgspec.json.encode(config, enc_hook=str)
+
+
+def loads(data: bytes) -> Config:
+    config: Config = registry.convert(msgspec.json.decode(data), Config, "")
+    return config
 
 
 def _check(config: Config) -> None:

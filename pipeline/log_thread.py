@@ -187,6 +187,9 @@ class LogThread:
         """Ticks that wait to be written."""
         return len(self._waiting)
 
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def start(self) -> None:
         self._thread.start()
 

@@ -1,7 +1,7 @@
 """Messages between sampler and server: small msgpack records over one socketpair of whole packets.
 
-Sampler to server: `LogMoved` after bytes are written, `SamplerCounters` once a second, `Answer`. Server to sampler: `Needed`,
-`Request`. Sending never blocks: what does not fit is dropped, for each message but `Request` is repeated with newer content.
+Sampler to server: `LogMoved` after bytes are written, `SamplerCounters` once a second. Server to sampler: `Needed` once a
+second. Sending never blocks: what does not fit is dropped, for each message is repeated with newer content.
 The parent holds both ends, so that a child that is started again takes over the end of the one that died.
 """
 
@@ -35,21 +35,7 @@ class Needed(msgspec.Struct, frozen=True, tag="needed", array_like=True):
     row: int | None
 
 
-class Request(msgspec.Struct, frozen=True, tag="request", array_like=True):
-    """A question that only the sampler can answer."""
-
-    id: int
-    kind: str
-    arguments: Mapping[str, Any]
-
-
-class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
-    id: int
-    result: Any = None
-    error: str | None = None
-
-
-Message: TypeAlias = LogMoved | SamplerCounters | Needed | Request | Answer
+Message: TypeAlias = LogMoved | SamplerCounters | Needed
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-Positive: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
+Positive: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -20,7 +20,7 @@ class RunnerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_rows: Count = 5000
     batch_bytes: Count = 4 << 20
     """Bound of a batch in bytes as the journal holds them."""
-    flush_interval_s: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    flush_interval_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 1.0
     """Rows wait at most so long for a batch to fill."""
 
     retry_min_s: Positive = 0.5

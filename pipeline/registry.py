@@ -1,9 +1,12 @@
 """Names -> plug-in classes, through entry points. The only place that knows of concrete plug-ins, and only by name."""
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from math import isfinite
 from pathlib import Path
-from typing import Any, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -49,57 +52,93 @@ def configure(cls: Any, path: str, table: Mapping[str, Any], settings: Mapping[s
 
 
 def convert(table: Mapping[str, Any], type_: Any, path: str) -> Any:
-    """A Struct from a table. Strings become numbers where the type wants one, as environment variables need it."""
-    if issubclass(type_, msgspec.Struct):
-        known = [f.encode_name for f in msgspec.structs.fields(type_)]
-        for key in table:
-            if key not in known:
-                at = f"{path}.{key}".lstrip(".")
-                raise ConfigError(f"{at}: unknown key; expected one of {', '.join(sorted(known))}")
+    """A Struct from a table. Text becomes numbers and lists where the type wants them, as environment variables need it."""
     try:
-        return msgspec.convert(_split_lists(table, type_), type_, strict=False, dec_hook=_decode)
+        return msgspec.convert(_prepared(table, type_, path), type_, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as exc:
-        raise ConfigError(_message(str(exc), table, path)) from exc
+        raise ConfigError(_message(str(exc), table, type_, path)) from exc
 
 
 def _decode(type_: Any, value: Any) -> Any:
     if type_ is Path and isinstance(value, (str, Path)):
         return Path(value)
-    raise msgspec.ValidationError(f"Expected `{type_.__name__}`")
+    raise ValueError(f"Expected `{type_.__name__}`")  # msgspec adds where
 
 
-def _split_lists(table: Mapping[str, Any], type_: Any) -> dict[str, Any]:
-    """The table with `a,b` as a list where the type wants one: environment variables and flags are text."""
+def _prepared(table: Mapping[str, Any], type_: Any, path: str) -> dict[str, Any]:
+    """The table with `a,b` as a list where the type wants one. ConfigError for a key that is not known and for inf and nan."""
+    types = {f.encode_name: f.type for f in msgspec.structs.fields(type_)}
     out = dict(table)
-    for field in msgspec.structs.fields(type_):
-        value = out.get(field.encode_name)
-        if isinstance(value, str) and get_origin(field.type) in (tuple, list):
-            out[field.encode_name] = [part.strip() for part in value.split(",") if part.strip()]
-        elif isinstance(value, Mapping) and isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            out[field.encode_name] = _split_lists(value, field.type)
+    for key, value in table.items():
+        at = f"{path}.{key}".lstrip(".")
+        if key not in types:
+            raise ConfigError(f"{at}: unknown key; expected one of {', '.join(sorted(types))}")
+        wanted = types[key]
+        if isinstance(value, str) and get_origin(wanted) in (tuple, list):
+            out[key] = [part.strip() for part in value.split(",") if part.strip()]
+        elif isinstance(value, Mapping) and _is_struct(wanted):
+            out[key] = _prepared(value, wanted, at)
+        elif isinstance(value, list) and (item := next(filter(_is_struct, get_args(wanted)), None)):
+            out[key] = [_prepared(v, item, f"{at}[{i}]") if isinstance(v, Mapping) else v for i, v in enumerate(value)]
+        elif isinstance(value, float) and not isfinite(value):
+            raise ConfigError(f"{at}: expected a finite number, got {value}")
     return out
 
 
-def _message(text: str, table: Mapping[str, Any], path: str) -> str:
-    """msgspec's `Expected `float`, got `str` - at `$.timeout_s`` as path, expected and got."""
+def _is_struct(type_: Any) -> bool:
+    return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
+
+
+def _message(text: str, table: Mapping[str, Any], type_: Any, path: str) -> str:
+    """msgspec's "Expected `float`, got `str` - at `$.timeout_s`" as path, expected and got."""
     what, _, where = text.partition(" - at `$")
     where = where.rstrip("`")
+    if ": expected " in what:  # of a Struct's own check, which names its key
+        return f"{path}{where}.{what}".lstrip(".")
     value: Any = table
-    try:
-        for part in where.replace("[", ".[").strip(".").split("."):
-            if part.startswith("["):
-                value = value[int(part[1:-1])] if part[1:-1].isdigit() else value
-            elif part:
-                value = value[part]
-    except (KeyError, IndexError, TypeError):
-        value = None
-    got = "" if isinstance(value, Mapping) or value is None else f", got {value!r}"
-    what = what.partition(", got ")[0]
-    if what.startswith("Object contains unknown field "):
-        key = what.removeprefix("Object contains unknown field ").strip("`")
-        where, what = f"{where}.{key}", "unknown key"
-    at = f"{path}{where}".lstrip(".")
-    return f"{at}: {what[0].lower()}{what[1:]}{got}".replace("`", "")
+    wanted: Any = type_
+    name = ""
+    for key, index in _STEP.findall(where):
+        name = key or name
+        if key:
+            fields = {f.encode_name: f.type for f in msgspec.structs.fields(wanted)} if _is_struct(wanted) else {}
+            wanted = fields.get(key)
+            value = value.get(key) if isinstance(value, Mapping) else None
+        else:
+            wanted = next(iter(get_args(wanted)), None)
+            value = value[int(index)] if isinstance(value, (list, tuple)) and index.isdigit() else None
+    got = "" if value is None else f", got {'a table' if isinstance(value, Mapping) else repr(value)}"
+    bound = _BOUND.search(what)
+    expected = _words(wanted, name)
+    if expected is None or what.startswith("Object"):
+        return f"{path}{where}: {what[0].lower()}{what[1:]}".lstrip(".").replace("`", "")
+    return f"{path}{where}: expected {expected}{f' {bound[0].strip()}' if bound else ''}{got}".lstrip(".")
+
+
+_STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_]*)|\[(\d+|\.\.\.)\]")
+_BOUND = re.compile(r" (?:>=|<=|>|<|matching|of length) .*?(?=, got|$)")
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+
+
+def _words(type_: Any, name: str) -> str | None:
+    """What a value of the type looks like, in words; the unit is that of the key's name. None if nothing can be said."""
+    origin = get_origin(type_)
+    if origin is Annotated:
+        return _words(get_args(type_)[0], name)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, get_args(type_)))}"
+    if origin in (Union, UnionType):
+        parts = [w for t in get_args(type_) if t is not type(None) and (w := _words(t, name))]
+        return " or ".join(parts) or None
+    if origin in (tuple, list):
+        return "a list"
+    if origin is not None or _is_struct(type_):
+        return "a table"
+    word = _WORDS.get(type_)
+    if type_ in (int, float):
+        unit = next((unit for suffix, unit in (("_s", "seconds"), ("_bytes", "bytes")) if name.endswith(suffix)), None)
+        word = f"a number of {unit}" if unit else word
+    return word
 
 
 def _owner(ep: EntryPoint) -> str:

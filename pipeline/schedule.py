@@ -73,16 +73,20 @@ class Schedule:
             daemon=True,
         )
         self._jobs: dict[str, _Job] = {}
+        self._intervals_s: dict[str, float] = {}
 
     def add(self, name: str, function: Callable[[], object], interval_s: float, *, is_first_now: bool = False) -> None:
         """Runs the function each `interval_s` seconds, the first time after one interval or at once."""
         job = self._jobs[name] = _Job(name, function)
+        self._intervals_s[name] = interval_s
         first = {"next_run_time": _now()} if is_first_now else {}
         self._scheduler.add_job(job, "interval", seconds=interval_s, id=name, **first)
 
     def set_interval(self, name: str, interval_s: float) -> None:
-        """Changes the interval of a job; the next run is one new interval from now."""
-        self._scheduler.reschedule_job(name, trigger="interval", seconds=interval_s)
+        """Changes the interval of a job; the next run is one new interval from now. The same interval changes nothing."""
+        if self._intervals_s[name] != interval_s:
+            self._intervals_s[name] = interval_s
+            self._scheduler.reschedule_job(name, trigger="interval", seconds=interval_s)
 
     def run_soon(self, name: str) -> None:
         """Has the job run now and each interval from then on."""

@@ -16,7 +16,7 @@ from tidegauge.pipeline import self_metrics
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.errors import ConfigError
 from tidegauge.pipeline.log_end import LogEnd
-from tidegauge.pipeline.messages import Answer, Channel, LogMoved, Needed, Request, SamplerCounters
+from tidegauge.pipeline.messages import Channel, LogMoved, Message, Needed, SamplerCounters
 from tidegauge.pipeline.plugin import HistoryReader
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.sink_runner import SinkRunner
@@ -45,12 +45,11 @@ class Server:
         self._tables: dict[str, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
         self._sampler: Mapping[str, Any] = {}
-        self._heard_s = time.monotonic()
+        self._heard_s = self._ticked_s = self._appended_s = time.monotonic()
+        self.channel_errors = 0
+        """Times that the thread of the channel met an exception and went on."""
         self._stopping = threading.Event()
         self._listener = threading.Thread(target=self._listen, name="channel", daemon=True)
-        self._answers: dict[int, Answer | None] = {}
-        self._answered = threading.Condition()
-        self._next_request = 1
         self.started_s = time.time()
 
     def start(self) -> None:
@@ -106,25 +105,38 @@ class Server:
 
     def _listen(self) -> None:
         tell_s = 0.0
+        is_failing = False
         while not self._stopping.is_set():
-            message = self._channel.receive(timeout_s=0.5)
-            match message:
-                case LogMoved():
-                    self._heard_s = time.monotonic()
-                    self._log_end.set(message.appended_row, message.synced_row, message.accepted)
-                case SamplerCounters():
-                    self._heard_s = time.monotonic()
-                    self._sampler = message.values
-                case Answer():
-                    with self._answered:
-                        if message.id in self._answers:
-                            self._answers[message.id] = message
-                            self._answered.notify_all()
-            now = time.monotonic()
-            if now - tell_s >= _TELL_EVERY_S:
-                tell_s = now
-                if (needed := self._needed()) is not None:
-                    self._channel.send(needed)
+            try:
+                self._hear(self._channel.receive(timeout_s=0.5))
+                now = time.monotonic()
+                if now - tell_s >= _TELL_EVERY_S:
+                    tell_s = now
+                    if (needed := self._needed()) is not None:
+                        self._channel.send(needed)
+            except Exception:
+                self.channel_errors += 1
+                if not is_failing:
+                    log.exception("the channel to the sampler failed")
+                is_failing = True
+                self._stopping.wait(0.5)
+            else:
+                is_failing = False
+
+    def _hear(self, message: Message | None) -> None:
+        now = time.monotonic()
+        match message:
+            case LogMoved():
+                self._heard_s = now
+                end = self._log_end.get()
+                if end is None or end[0] != message.appended_row:
+                    self._appended_s = now
+                self._log_end.set(message.appended_row, message.synced_row, message.accepted)
+            case SamplerCounters():
+                self._heard_s = now
+                if message.values.get("ticks") != self._sampler.get("ticks"):
+                    self._ticked_s = now
+                self._sampler = message.values
 
     def _needed(self) -> Needed | None:
         """What to tell the sampler; None while a runner does not know its row yet."""
@@ -137,42 +149,27 @@ class Server:
                 rows.append(row)
         return Needed(min(rows, default=None))
 
-    def ask(self, kind: str, arguments: Mapping[str, Any], timeout_s: float = 5.0) -> Any:
-        """The sampler's answer to a request. TimeoutError if none comes, RuntimeError with its text if it refuses."""
-        with self._answered:
-            number = self._next_request
-            self._next_request += 1
-            self._answers[number] = None
-            try:
-                self._channel.send(Request(number, kind, arguments))
-                if not self._answered.wait_for(lambda: self._answers[number] is not None, timeout_s):
-                    raise TimeoutError(f"the sampler did not answer a request for {kind} within {timeout_s:g} s")
-                answer = self._answers[number]
-            finally:
-                del self._answers[number]
-        assert answer is not None
-        if answer.error is not None:
-            raise RuntimeError(answer.error)
-        return answer.result
-
     # What the listener shows (api.app.ServerView); any thread.
 
     def faults(self) -> list[str]:
         limit = max(_SILENCE_S, 5 * self._config.sampler.base_interval_s)
-        silent = time.monotonic() - self._heard_s
+        now = time.monotonic()
         out = []
-        if silent > limit:
-            out.append(f"the sampler has said nothing for {silent:.0f} s")
-        if self._log_end.get() is None and time.time() - self.started_s > limit:
-            out.append("the journal has not been opened")
+        if now - self._heard_s > limit:
+            out.append(f"the sampler has said nothing for {now - self._heard_s:.0f} s")
+        elif now - self._ticked_s > limit:
+            out.append(f"the sampler has made no tick for {now - self._ticked_s:.0f} s")
+        elif now - self._appended_s > limit:
+            out.append(f"nothing was appended to the journal for {now - self._appended_s:.0f} s")
         out.extend(f"sink {r.name}: its thread has ended" for r in self._running() if not r.is_alive())
         return out
 
-    def containers(self) -> list[Container]:
+    def containers(self) -> list[Container] | None:
+        """Those that live; None when no sink that could tell runs."""
         for runner in self._running():
             if isinstance(runner.sink, HistoryReader) and runner.name == "memory":
                 return list(runner.sink.live_containers())
-        return []
+        return None
 
     def status(self) -> dict[str, Any]:
         sinks = {}
@@ -199,7 +196,7 @@ class Server:
             "uptime_s": round(time.time() - self.started_s, 3),
             "restarts": self._restarts,
             "faults": self.faults(),
-            "containers": len(self.containers()),
+            "containers": self._sampler.get("containers", 0),
             "log": None if end is None else {"appended_row": end[0], "synced_row": end[1], "accepted": end[2]},
             "sampler": dict(self._sampler),
             "sinks": sinks,

@@ -60,19 +60,24 @@ def unreachable(ids: tuple[int, int], root: Path) -> Path | None:
     A clone or a folder below /root is such a place. Asked in a short-lived process.
     """
     existing = next(p for p in (root, *root.parents) if p.exists())
-    needed = [Path(os.__file__), Path(msgspec.__file__), Path(__file__), existing if existing != root else root.parent]
+    needed = (
+        (Path(os.__file__), os.R_OK),
+        (Path(msgspec.__file__), os.R_OK),
+        (Path(__file__), os.R_OK),
+        (root.parent if existing == root else existing, os.X_OK),
+    )
     pid = os.fork()
     if pid == 0:
-        code = 255
+        code = len(needed) + 1
         try:
             drop_to(ids)
-            code = next((i for i, p in enumerate(needed) if not os.access(p, os.X_OK if p.is_dir() else os.R_OK)), 254)
-        except OSError:
-            code = len(needed) - 1
+            code = next((i for i, (path, right) in enumerate(needed) if not os.access(path, right)), len(needed))
         finally:
             os._exit(code)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return None if code == 254 else needed[min(code, len(needed) - 1)]
+    if code == len(needed):
+        return None
+    return needed[code if 0 <= code < len(needed) else 0][0]
 
 
 def drop_to(ids: tuple[int, int] | None) -> None:

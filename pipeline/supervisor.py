@@ -1,20 +1,24 @@
 """The parent of the two processes: starts them, starts again what died, stops both in time.
 
 The children are forked, not executed: they share the parent's pages, and what they need beyond that they import themselves.
-The parent stays single-threaded and small. Each child watches a pipe that closes with the parent, so that none outlives it.
+The parent stays single-threaded and small. Each child has a pipe from the parent: a new configuration comes through it, and
+it closes with the parent, so that no child outlives it. A child that starts again is forked with what the parent holds, so
+that it never sees a configuration that was not accepted.
 """
 
 import gc
 import logging
 import os
-import select
 import signal
+import struct
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from tidegauge.pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +33,13 @@ EXIT_CONFIG = 78
 
 
 class Start(NamedTuple):
-    """What a child is told: how often it was started again before, and the pipe that closes with the parent."""
+    """What a child is told: how often it was started again before, and its end of the pipe from the parent."""
 
     restarts: int
     parent_fd: int
+
+
+_LENGTH = struct.Struct("<I")
 
 
 class Child:
@@ -47,18 +54,42 @@ class Child:
         self.due_s: float | None = 0.0
         """Monotonic time of the next start; None while it runs."""
         self._delay_s = _RESTART_FIRST_S
+        self._pipe = -1
 
-    def start(self, parent_fd: int, close_fd: int) -> None:
+    def start(self, siblings: "Sequence[Child]") -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         gc.freeze()
         self.restarts += 1
         self.started_s = time.monotonic()
         self.due_s = None
+        self.close_pipe()
+        read_end, self._pipe = os.pipe()
+        os.set_blocking(self._pipe, False)
         self.pid = os.fork()
         if self.pid == 0:
-            os.close(close_fd)
-            _run_child(self, Start(self.restarts, parent_fd))
+            for child in siblings:
+                child.close_pipe()
+            _run_child(self, Start(self.restarts, read_end))
+        os.close(read_end)
+
+    def close_pipe(self) -> None:
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+
+    def tell(self, message: bytes) -> None:
+        """Sends a message through the pipe. A child that does not take it loses its pipe: it ends, and starts with it."""
+        if not self.pid or self._pipe < 0:
+            return
+        packet = _LENGTH.pack(len(message)) + message
+        try:
+            is_whole = os.write(self._pipe, packet) == len(packet)
+        except OSError:
+            is_whole = False
+        if not is_whole:
+            log.warning("process %s does not listen; it is started again with the new configuration", self.name)
+            self.close_pipe()
 
     def ended(self, status: int) -> None:
         """Plans the next start: at once after a steady run, else later each time."""
@@ -80,11 +111,14 @@ def _run_child(child: Child, start: Start) -> None:
     code = 1
     try:
         for signum in _SIGNALS:
-            signal.signal(signum, signal.SIG_DFL)
+            signal.signal(signum, signal.SIG_IGN if signum == signal.SIGHUP else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         with open("/proc/self/comm", "w") as comm:
             comm.write(f"tg-{child.name}")
         code = child.main(start)
+    except ConfigError as exc:
+        log.error("configuration: %s", exc)
+        code = EXIT_CONFIG
     except SystemExit as exc:
         code = exc.code if isinstance(exc.code, int) else 1
     except BaseException:  # noqa: BLE001 - the last frame of a process: say why it ends
@@ -95,23 +129,21 @@ def _run_child(child: Child, start: Start) -> None:
         os._exit(code)
 
 
-def supervise(children: Sequence[Child], reload: Callable[[], bool]) -> int:
+def supervise(children: Sequence[Child], reload: Callable[[], bytes | None]) -> int:
     """Runs the children until SIGTERM or SIGINT; returns the exit code. Stops them in the order given.
 
-    SIGHUP calls `reload`; if that returns True (the new configuration is good) it is passed on. A child that ends with
-    status 78 at its first start ends all: the configuration is wrong in a way that only the child could see.
+    SIGHUP calls `reload`; what it returns is told to every child, None to nobody. A child that ends with status 78 at its
+    first start ends all: the configuration is wrong in a way that only the child could see.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    read_end, write_end = os.pipe()
     try:
         while True:
             now = time.monotonic()
-            due = [c.due_s for c in children if c.due_s is not None]
             for child in children:
                 if child.due_s is not None and child.due_s <= now:
-                    child.start(read_end, write_end)
-            timeout = max(0.0, min(due, default=now + 60.0) - now) if due else 60.0
-            info = signal.sigtimedwait(_SIGNALS, timeout)
+                    child.start(children)
+            due = [c.due_s for c in children if c.due_s is not None]
+            info = signal.sigtimedwait(_SIGNALS, max(0.0, min(due) - now) if due else 60.0)
             signum = info.si_signo if info is not None else 0
             if (code := _reap(children)) is not None:
                 _stop(children)
@@ -120,12 +152,12 @@ def supervise(children: Sequence[Child], reload: Callable[[], bool]) -> int:
                 log.info("stopping")
                 _stop(children)
                 return 0
-            if signum == signal.SIGHUP and reload():
+            if signum == signal.SIGHUP and (message := reload()) is not None:
                 for child in children:
-                    child.kill(signal.SIGHUP)
+                    child.tell(message)
     finally:
-        os.close(read_end)
-        os.close(write_end)
+        for child in children:
+            child.close_pipe()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
@@ -168,14 +200,13 @@ def _wait_for(child: Child, deadline: float) -> None:
         signal.sigtimedwait((signal.SIGCHLD,), min(left, 0.05))
 
 
-def exit_with_parent(parent_fd: int, stop: Callable[[], None]) -> None:
-    """Calls `stop` once the parent is gone, from a thread of its own."""
+def listen_to_parent(parent_fd: int, on_message: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
+    """Calls `on_message` with what the parent sends, and `on_end` once it is gone, from a thread of its own."""
 
-    def watch() -> None:
-        poll = select.poll()
-        poll.register(parent_fd, select.POLLHUP)
-        while not poll.poll():
-            continue
-        stop()
+    def listen() -> None:
+        with open(parent_fd, "rb") as pipe:
+            while len(head := pipe.read(_LENGTH.size)) == _LENGTH.size:
+                on_message(pipe.read(_LENGTH.unpack(head)[0]))
+        on_end()
 
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+    threading.Thread(target=listen, name="parent", daemon=True).start()

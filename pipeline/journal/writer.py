@@ -57,7 +57,7 @@ class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     segment_bytes: Annotated[int, msgspec.Meta(ge=65536, le=1 << 30)] = 8 << 20
     """Size of a segment file. A payload must fit one."""
-    keep_age_s: Annotated[float, msgspec.Meta(ge=0)] = 86400.0
+    keep_age_s: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 86400.0
     """Rows that every sink has stay this long ..."""
     keep_bytes: Annotated[int, msgspec.Meta(ge=0)] = 1 << 30
     """... or until they take more than this, whichever comes first."""

@@ -8,7 +8,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from tidegauge.api.guard import Guard, host_name
+from tidegauge.api.guard import IS_LOCAL_SOCKET, Guard, host_name
 from tidegauge.pipeline.config import HttpConfig
 
 
@@ -32,7 +32,7 @@ def _request(
     headers: dict[str, str],
     *,
     method: str = "GET",
-    client: Any = ("127.0.0.1", 1),
+    is_local: bool = False,
     body: tuple[bytes, ...] = (b"",),
 ) -> int:
     guard = Guard(app, config, ["web1"])
@@ -40,7 +40,8 @@ def _request(
         "type": "http",
         "method": method,
         "path": "/",
-        "client": client,
+        "client": None,
+        "state": {IS_LOCAL_SOCKET: is_local},
         "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()],
     }
     parts = list(body)
@@ -82,12 +83,18 @@ def test_a_name_that_is_not_ours_is_refused(host: str, status: int) -> None:
 
 def test_a_request_without_host_is_refused_and_one_over_the_socket_is_not() -> None:
     assert _request(_echo, HttpConfig(), {}) == 403
-    assert _request(_echo, HttpConfig(), {}, client=None) == 200
+    assert _request(_echo, HttpConfig(), {}, is_local=True) == 200
 
 
 @pytest.mark.parametrize(
     ("origin", "status"),
-    [("http://localhost:4194", 200), ("http://evil.example", 403), ("null", 403), ("http://localhost:1", 403)],
+    [
+        ("http://localhost:4194", 200),
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://localhost:1", 403),
+        ("http://[", 403),
+    ],
 )
 def test_a_foreign_origin_is_refused(origin: str, status: int) -> None:
     assert _request(_echo, HttpConfig(), {"Host": "localhost:4194", "Origin": origin}, method="POST") == status
@@ -113,7 +120,7 @@ def test_an_answer_that_takes_too_long_is_ended() -> None:
 
 def test_more_requests_at_a_time_than_allowed_are_refused() -> None:
     guard = Guard(_never, HttpConfig(max_requests=1, request_timeout_s=0.05), ["web1"])
-    scope = {"type": "http", "method": "GET", "path": "/", "client": None, "headers": []}
+    scope = {"type": "http", "method": "GET", "path": "/", "state": {IS_LOCAL_SOCKET: True}, "headers": []}
     statuses: list[int] = []
 
     async def receive() -> dict[str, Any]:
@@ -135,3 +142,24 @@ def test_more_requests_at_a_time_than_allowed_are_refused() -> None:
 @pytest.mark.parametrize(("header", "name"), [("a:1", "a"), ("[::1]:2", "::1"), ("a?b", ""), ("a#b", ""), ("u@a", "")])
 def test_host_name_of_a_header(header: str, name: str) -> None:
     assert host_name(header) == name
+
+
+def test_what_the_server_does_not_call_local_is_not() -> None:
+    assert _request(_echo, HttpConfig(), {"Host": "evil.example"}) == 403
+
+
+def test_requests_that_have_ended_do_not_count_as_under_way() -> None:
+    guard = Guard(_echo, HttpConfig(max_requests=2), ["web1"])
+    scope = {"type": "http", "method": "GET", "path": "/", "state": {IS_LOCAL_SOCKET: True}, "headers": []}
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    for _ in range(5):
+        asyncio.run(guard(dict(scope), receive, send))
+    assert statuses == [200] * 5

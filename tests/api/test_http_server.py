@@ -1,6 +1,7 @@
 """The listener with clients that mean no good: real sockets, a real server thread."""
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -13,13 +14,21 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 from tidegauge.api import http_server
-from tidegauge.api.guard import Guard
+from tidegauge.api.guard import Guard, is_local_socket
 from tidegauge.api.http_server import HttpServer
 from tidegauge.pipeline.config import HttpConfig
 
 
 async def _hello(request: Request) -> PlainTextResponse:
     return PlainTextResponse("hello")
+
+
+async def _local(request: Request) -> PlainTextResponse:
+    _LOCAL.append(is_local_socket(request.scope))
+    return PlainTextResponse("heard")
+
+
+_LOCAL: list[bool] = []
 
 
 async def _big(request: Request) -> StreamingResponse:
@@ -35,7 +44,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     monkeypatch.setattr(http_server, "HEADER_TIMEOUT_S", 0.3)
     monkeypatch.setattr(http_server, "_GRACE_S", 0.1)
     config = HttpConfig(request_timeout_s=0.5, max_connections=50)
-    app = Guard(Starlette(routes=[Route("/", _hello), Route("/big", _big)]), config, ["here"])
+    app = Guard(Starlette(routes=[Route("/", _hello), Route("/big", _big), Route("/local", _local)]), config, ["here"])
     server = HttpServer(app, config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
@@ -139,3 +148,16 @@ def test_idle_connections_do_not_keep_others_out(address: tuple[str, int]) -> No
     finally:
         for client in idle:
             client.close()
+
+
+def test_a_client_that_resets_its_connection_is_not_taken_for_a_local_one(address: tuple[str, int]) -> None:
+    """A connection that was reset has no peer's address, as one over the Unix socket has none."""
+    _LOCAL.clear()
+    for host in ("evil.example", "localhost"):
+        for _ in range(50):
+            client = socket.create_connection(address, timeout=10)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(f"GET /local HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            client.close()
+    assert _ask(address, "GET /local HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").endswith(b"heard")
+    assert not any(_LOCAL)

@@ -45,9 +45,20 @@ def test_a_boolean_takes_its_value_only_after_an_equals_sign() -> None:
 
 def test_storage_drivers_replace_the_default_ones_but_memory() -> None:
     out, _ = _translate("--storage_driver=influxdb", "--storage_driver_host=db:8086", "--storage_driver_db=cadvisor")
-    assert out["sinks"]["influxdb"] == {"enabled": True, "url": "http://db:8086", "database": "cadvisor"}
+    assert out["sinks"]["influxdb"] == {
+        "enabled": True,
+        "url": "http://db:8086",
+        "database": "cadvisor",
+        "bucket": "cadvisor",
+    }
     assert out["sinks"]["sql"] == {"enabled": False}
     assert "memory" not in out["sinks"]
+
+
+def test_flags_of_a_driver_that_is_not_chosen_switch_nothing_on() -> None:
+    out, warnings = _translate("--storage_driver_host=db:8086", "--storage_driver_db=x", "--storage_driver=stdout")
+    assert out["sinks"]["influxdb"] == {"enabled": False}
+    assert len(warnings) == 2
 
 
 def test_flags_without_effect_are_taken_with_a_warning() -> None:

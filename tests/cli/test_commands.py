@@ -28,7 +28,11 @@ def _run(*words: str, environ: dict[str, str] | None = None) -> "subprocess.Comp
         (["run", "--housekeping_interval=1s"], 2, "no such option: --housekeping_interval"),
         (["run", "--housekeeping_interval=1"], 2, "expected a duration such as 1s"),
         (["run", "--set", "sampler.base_interval_s"], 2, "--set: expected KEY=VALUE"),
-        (["run", "--set", "sampler.base_interval_s=5 sec"], 78, "sampler.base_interval_s: expected float, got '5 sec'"),
+        (
+            ["run", "--set", "sampler.base_interval_s=5 sec"],
+            78,
+            "sampler.base_interval_s: expected a number of seconds, got '5 sec'",
+        ),
         (["run", "--set", "sinks.sql.retention=3"], 78, "sinks.sql.retention: unknown key"),
         (["run", "--set", "sinks.influx.url=x"], 78, "sinks.influx: expected one of"),
         (["run", "--set", "collectors.nonsense.proc=/x"], 78, "collectors.nonsense: expected one of"),

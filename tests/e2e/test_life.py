@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.e2e.program import Program, eventually, real_cgroups
+from tests.e2e.program import Program, eventually, install_sequence_plugin, real_cgroups
 from tests.e2e.stores import in_journal, in_sqlite
 from tests.e2e.test_delivery import config
 from tests.servers import free_port
@@ -156,3 +156,52 @@ def test_the_listener_answers_and_refuses_foreign_names(tmp_path: Path) -> None:
         assert "tidegauge_greatest_blindness_seconds" in page
         mode = (program.state / "tidegauge.sock").stat().st_mode
         assert stat.S_IMODE(mode) == 0o660
+
+
+def test_a_process_that_starts_again_never_sees_a_configuration_that_was_not_accepted(
+    tmp_path: Path, cgroups: dict[str, Path]
+) -> None:
+    program = Program(tmp_path, config())
+    elsewhere = tmp_path / "elsewhere"
+    with program:
+        assert program.process is not None
+        eventually(lambda: len(in_sqlite(program)) > 8, 20)
+        # What changes only with a restart is named, and holds for a process that starts again too.
+        program.file.write_text(program.file.read_text() + f'[roots]\nproc = "{elsewhere}"\n')
+        program.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "these change only with a restart: roots" in program.text(), 20)
+        program.kill("sampler")
+        before = len(in_sqlite(program))
+        eventually(lambda: len(in_sqlite(program)) > before + 20, 20, "the new sampler reads the old roots")
+        # A file that was broken meanwhile is nobody's business.
+        program.file.write_text("colour =")
+        program.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "the configuration is not taken: " in program.text(), 20)
+        for name in ("sampler", "server"):
+            program.kill(name)
+        before = len(in_sqlite(program))
+        eventually(lambda: len(in_sqlite(program)) > before + 20, 20, "the processes do not come back")
+
+
+def test_a_metric_that_two_plugins_bring_stops_the_start_with_both_named(tmp_path: Path) -> None:
+    environ = install_sequence_plugin(tmp_path)
+    plugin = tmp_path / "plugin"
+    info = plugin / "twin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: twin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[tidegauge.collectors]\ntwin = e2e_sequence:SequenceCollector\n")
+    program = Program(tmp_path, config(), environ)
+    for words in (("run",), ("config", "check")):
+        done = program.call(*words)
+        assert done.returncode == 78, done.stderr
+        assert "metric e2e_sequence: brought by both sequence and twin" in done.stderr
+    assert not program.state.exists()
+
+
+def test_a_file_in_the_place_of_the_socket_is_left_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    done = Program(tmp_path, f'[http]\nlisten = ""\nsocket = "{precious}"\n').call("run")
+    assert done.returncode == 1
+    assert "http.socket: expected a free path or an old socket" in done.stderr
+    assert precious.read_text() == "kept"

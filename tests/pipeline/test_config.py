@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tidegauge.pipeline import collecting
 from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline.errors import ConfigError
 
@@ -39,7 +40,10 @@ def test_a_list_in_the_environment_is_json_or_comma_separated(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[sampler]\nbase_interval_s = '5 sec'", "sampler.base_interval_s: expected float, got '5 sec'"),
+        (
+            "[sampler]\nbase_interval_s = '5 sec'",
+            "sampler.base_interval_s: expected a number of seconds, got '5 sec'",
+        ),
         ("[sampler]\nbase_interval = 5", "sampler.base_interval: unknown key"),
         ("colour = 'red'", "colour: unknown key; expected one of"),
         ("[sampler]\nbase_interval_s = 90", "sampler.base_interval_s: expected seconds from 0.01 up to max_interval_s"),
@@ -50,7 +54,15 @@ def test_a_list_in_the_environment_is_json_or_comma_separated(tmp_path: Path) ->
             "[sinks.influxdb]\ntoken = 'abc'",
             r"sinks.influxdb.token: a secret may not stand in .*TIDEGAUGE_SINKS__INFLUXDB__TOKEN",
         ),
-        ("[log]\nlevel = 'loud'", "log.level: .*'loud'"),
+        ("[log]\nlevel = 'loud'", "log.level: expected one of debug, info, warning, error, got 'loud'"),
+        ("[sampler]\nbase_intervall_s = 1", "sampler.base_intervall_s: unknown key; expected one of .*base_interval_s"),
+        ("[sampler]\nmax_interval_s = inf", "sampler.max_interval_s: expected a finite number, got inf"),
+        ("[sampler]\ndynamic = 3", "sampler.dynamic: expected true or false, got 3"),
+        ("[[sampler.policies]]\npath = '/x'\nbase = 3", r"sampler.policies\[0\].base: unknown key; expected one of"),
+        ("[http]\nmax_requests = 0", "http.max_requests: expected a whole number >= 1, got 0"),
+        ("[http]\nallowed_hosts = 3", "http.allowed_hosts: expected a list, got 3"),
+        ("[journal]\nsegment_bytes = 'big'", "journal.segment_bytes: expected a number of bytes, got 'big'"),
+        ("[roots]\nproc = 3", "roots.proc: expected a path, got 3"),
         ("state_dir = 'here'", "state_dir: expected an absolute path"),
         ("sampler = [", "not TOML"),
     ],
@@ -81,10 +93,33 @@ def test_one_plugin_can_run_twice_under_names_of_its_own(tmp_path: Path) -> None
     assert (cls.__name__, options.plugin) == ("StdoutSink", "stdout")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[sinks.'../../x']\nplugin = 'stdout'", "expected a name of letters, digits, _ and -, got '../../x'"),
+        ("[sinks.sql]\nretry_min_s = 9\nretry_max_s = 3", r"sinks.sql.retry_min_s: expected at most retry_max_s \(3\), got 9"),
+        ("[sinks.sql]\nstart = 'yesterday'", "sinks.sql.start: expected beginning, end or an ISO 8601 time, got 'yesterday'"),
+        ("[sinks.sql]\nlag_age_s = inf", "sinks.sql.lag_age_s: expected a finite number, got inf"),
+        ("[sinks.sql]\nlag_policy = 'x'", "sinks.sql.lag_policy: expected one of drop_oldest, downsample, got 'x'"),
+        ("[sinks.sql]\nbatch_rows = 0", "sinks.sql.batch_rows: expected a whole number >= 1, got 0"),
+        ("[collectors.netdev]\nexclude = 3", "collectors.netdev.exclude: expected a list, got 3"),
+    ],
+)
+def test_a_wrong_key_of_a_plugin_is_named_too(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        collecting.check(_load(tmp_path, text))
+
+
+def test_the_configuration_travels_to_the_processes_as_it_is(tmp_path: Path) -> None:
+    text = "[sampler]\nbase_interval_s = 2\n[[sampler.policies]]\npath = '/x'\n[sinks.stdout]\n[http]\nallowed_hosts = ['a']\n"
+    config = _load(tmp_path, text)
+    assert configuration.loads(configuration.dumps(config)) == config
+
+
 def test_an_unknown_plugin_is_named_with_those_that_are_there(tmp_path: Path) -> None:
     config = _load(tmp_path, "[sinks.influx]\n")
     with pytest.raises(ConfigError, match=r"sinks.influx: expected one of influxdb, memory, sql, stdout"):
-        configuration.check_plugins(config)
+        collecting.check(config)
 
 
 def test_every_runtime_is_recognised_unless_its_table_says_no(tmp_path: Path) -> None:
@@ -92,7 +127,7 @@ def test_every_runtime_is_recognised_unless_its_table_says_no(tmp_path: Path) ->
     tables = configuration.runtime_tables(config)
     assert set(tables) == {"containerd", "crio", "docker", "kubernetes", "podman", "systemd"}
     assert tables["docker"] == {"sockets": ["/x.sock"]}
-    configuration.check_plugins(config)
+    collecting.check(config)
 
 
 @pytest.mark.parametrize(
@@ -107,4 +142,4 @@ def test_every_runtime_is_recognised_unless_its_table_says_no(tmp_path: Path) ->
 )
 def test_what_is_wrong_with_a_runtime_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        configuration.check_plugins(_load(tmp_path, text))
+        collecting.check(_load(tmp_path, text))

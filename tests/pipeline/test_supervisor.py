@@ -11,22 +11,23 @@ _PROGRAM = """
 import logging, os, signal, sys, time
 from pathlib import Path
 from tidegauge.pipeline import supervisor
+from tidegauge.pipeline.errors import ConfigError
 logging.basicConfig(level="INFO", stream=sys.stderr)
 folder, mode = Path(sys.argv[1]), sys.argv[2]
 
 def first(start):
     (folder / f"first-{start.restarts}").write_text(str(os.getpid()))
     if mode == "config":
-        return 78
+        raise ConfigError("colour: expected red, got blue")
     if mode == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    supervisor.exit_with_parent(start.parent_fd, lambda: os._exit(7))
+    supervisor.listen_to_parent(start.parent_fd, (folder / f"told-{start.restarts}").write_bytes, lambda: os._exit(7))
     while True:
         time.sleep(0.05)
 
 def reload():
     (folder / "reloaded").write_text("")
-    return False
+    return b"fresh" if mode == "good" else None
 
 (folder / "parent").write_text(str(os.getpid()))
 supervisor.STOP_WITHIN_S = 0.5
@@ -88,8 +89,9 @@ def test_a_child_deaf_to_sigterm_is_killed_at_the_deadline(tmp_path: Path) -> No
 
 def test_a_wrong_configuration_seen_by_a_child_ends_all_with_status_78(tmp_path: Path) -> None:
     with _start(tmp_path, "config") as parent:
-        parent.communicate(timeout=20)
+        text = parent.communicate(timeout=20)[1]
     assert parent.returncode == 78
+    assert "colour: expected red, got blue" in text
     assert not (tmp_path / "first-1").exists()
 
 
@@ -105,4 +107,18 @@ def test_sighup_asks_for_the_configuration_and_a_bad_one_is_not_passed_on(tmp_pa
         parent.communicate(timeout=20)
     assert (tmp_path / "reloaded").exists()
     assert _is_gone(child)
-    assert not (tmp_path / "first-1").exists(), "SIGHUP would have killed a child that does not handle it"
+    assert not (tmp_path / "first-1").exists()
+    assert not (tmp_path / "told-0").exists()
+
+
+def test_a_good_configuration_is_told_to_the_child_that_runs(tmp_path: Path) -> None:
+    with _start(tmp_path, "good") as parent:
+        _pid(tmp_path / "first-0")
+        parent.send_signal(signal.SIGHUP)
+        for _ in range(400):
+            if (tmp_path / "told-0").exists() and (tmp_path / "told-0").read_bytes():
+                break
+            time.sleep(0.025)
+        parent.send_signal(signal.SIGTERM)
+        parent.communicate(timeout=20)
+    assert (tmp_path / "told-0").read_bytes() == b"fresh"
