@@ -25,8 +25,11 @@ class Faults:
 
     def __init__(self) -> None:
         self.absurd_values = 0
+        """Numbers that could not be: reported as None."""
         self.unreadable_files = 0
+        """Times that a file was there and could not be read: its values are None."""
         self.first_unreadable: str | None = None
+        """The first of them, with the reason."""
 
     def unreadable(self, path: str, exc: OSError) -> None:
         self.unreadable_files += 1
@@ -39,6 +42,18 @@ class Faults:
             return value
         self.absurd_values += 1
         return None
+
+
+class Faulty:
+    """The part of a collector that shows its `Faults`: it is `Counted` and `Complaining`."""
+
+    _faults: Faults
+
+    def counters(self) -> Mapping[str, int]:
+        return {"absurd_values": self._faults.absurd_values, "unreadable_files": self._faults.unreadable_files}
+
+    def complaint(self) -> str | None:
+        return self._faults.first_unreadable
 
 
 _CPU_NAMES: list[str] = []

@@ -13,7 +13,7 @@ import msgspec
 
 from tidegauge.collectors._block_devices import BlockDevices
 from tidegauge.collectors._cgroup_reader import METRICS, CgroupReader, Disk, File, Place, Table, file
-from tidegauge.collectors._kernel_text import DeviceNames, Faults, KeyedFile, blkio_rows, limit_file, number_file
+from tidegauge.collectors._kernel_text import DeviceNames, Faults, Faulty, KeyedFile, blkio_rows, limit_file, number_file
 from tidegauge.collectors.cgroup_paths import Mode, directory, find_mounts
 from tidegauge.collectors.cgroup_v2 import cpu_files, io_disk, memory_files, pids_files, pressure_files
 from tidegauge.pipeline.plugin import Hierarchy
@@ -73,7 +73,7 @@ def _blkio_disk(root: Path, faults: Faults, device_name: DeviceNames) -> Disk:
     return Disk(tuple(groups), rows)
 
 
-class CgroupV1Collector:
+class CgroupV1Collector(Faulty):
     """Counters and gauges of the table `sample` (all but the load), disk_io and percpu, for every cgroup and the host.
 
     User and system time come in clock ticks (10 ms), so they do not add up to the usage. Pressure is absent but for the host
@@ -112,21 +112,6 @@ class CgroupV1Collector:
             is_probe = "cpu" in living and "cpuacct" not in mounts.v1
             if living:
                 self._parts.insert(0 if is_probe else len(self._parts), (mounts.unified, files, disk))
-
-    @property
-    def absurd_values(self) -> int:
-        """Numbers that could not be: reported as None."""
-        return self._faults.absurd_values
-
-    @property
-    def unreadable_files(self) -> int:
-        """Files that are there and could not be read: their values are None."""
-        return self._faults.unreadable_files
-
-    @property
-    def first_unreadable(self) -> str | None:
-        """The first of them, with the reason."""
-        return self._faults.first_unreadable
 
     def hierarchies(self) -> tuple[Hierarchy, ...]:
         """Hierarchies with values for us, cpuacct first; () on a pure v2 host."""

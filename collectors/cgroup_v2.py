@@ -15,6 +15,7 @@ from tidegauge.collectors._cgroup_reader import METRICS, CgroupReader, Disk, Fil
 from tidegauge.collectors._kernel_text import (
     DeviceNames,
     Faults,
+    Faulty,
     KeyedFile,
     io_stat_rows,
     limit_file,
@@ -73,7 +74,7 @@ def io_disk(faults: Faults, device_name: DeviceNames) -> Disk:
     return Disk((("io.stat",),), rows)
 
 
-class CgroupV2Collector:
+class CgroupV2Collector(Faulty):
     """Counters and gauges of the table `sample` (all but the load) and disk_io, for every cgroup and the host.
 
     Absent on v2: per CPU usage, synchronous and asynchronous I/O. The root has no limits, peaks, failures or task count; its
@@ -92,21 +93,6 @@ class CgroupV2Collector:
         self._files = (*cpu_files(faults), *memory_files(faults), *pids_files(faults))
         self._pressure = pressure
         self._disk = io_disk(faults, BlockDevices(config.sys, config.proc).name)
-
-    @property
-    def absurd_values(self) -> int:
-        """Numbers that could not be: reported as None."""
-        return self._faults.absurd_values
-
-    @property
-    def unreadable_files(self) -> int:
-        """Files that are there and could not be read: their values are None."""
-        return self._faults.unreadable_files
-
-    @property
-    def first_unreadable(self) -> str | None:
-        """The first of them, with the reason."""
-        return self._faults.first_unreadable
 
     def hierarchies(self) -> tuple[Hierarchy, ...]:
         """The unified hierarchy on a pure v2 host, () on any other."""

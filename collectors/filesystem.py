@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -132,6 +132,18 @@ def values(answer: StatvfsResult) -> tuple[int | None, ...]:
     return tuple(n if n is not None and 0 <= n <= MAX_INT else None for n in numbers)
 
 
+class MountFaults:
+    """Mounts that gave nothing, over all rounds. Written by the worker thread, read by any."""
+
+    def __init__(self) -> None:
+        self.hanging_mounts = 0
+        """Rows without values since the filesystem did not answer in time, in each round anew."""
+        self.unreadable_mounts = 0
+        """Rows without values since the filesystem could not be asked: no right to, or gone since."""
+        self.complaint: str | None = None
+        """Of the last round."""
+
+
 class _Question(threading.Thread):
     """One statvfs on a thread of its own. A daemon, so that one that hangs does not hold the program at its end."""
 
@@ -140,12 +152,13 @@ class _Question(threading.Thread):
         self.mount = mount
         self._ask = ask
         self.answer: StatvfsResult | None = None
+        self.error: OSError | None = None
 
     def run(self) -> None:
         try:
             self.answer = self._ask(self.mount.path)
-        except OSError:
-            pass  # no rights, or gone since: the row has no values
+        except OSError as exc:
+            self.error = exc
 
 
 class FilesystemReader:
@@ -158,6 +171,7 @@ class FilesystemReader:
         types: tuple[str, ...],
         deadline_s: float,
         ask: Callable[[str], StatvfsResult] = os.statvfs,
+        faults: MountFaults | None = None,
     ) -> None:
         if not mountinfo.exists():
             raise NoData(f"{mountinfo} does not exist")
@@ -166,6 +180,7 @@ class FilesystemReader:
         self._types = types
         self._deadline_s = deadline_s
         self._ask = ask
+        self._faults = faults or MountFaults()
         self._pending: dict[int, _Question] = {}
         self._rows: TableRows | None = None
 
@@ -192,8 +207,16 @@ class FilesystemReader:
         for question in asked.values():
             question.join(max(0.0, deadline - time.monotonic()))
         self._pending |= {i: q for i, q in asked.items() if q.is_alive()}
+        self._count(asked)
         self._rows = tuple(_row(m, asked.get(m.id)) for m in mounts)
         return ()
+
+    def _count(self, asked: dict[int, _Question]) -> None:
+        errors = [(q.mount.path, e) for q in asked.values() if (e := q.error) is not None]
+        self._faults.hanging_mounts += len(self._pending)
+        self._faults.unreadable_mounts += len(errors)
+        complaints = [f"{q.mount.path}: no answer within {self._deadline_s:g} s" for q in self._pending.values()]
+        self._faults.complaint = next(iter([*complaints, *(f"{path}: {exc.strerror}" for path, exc in errors)]), None)
 
     def read_tables(self) -> tuple[TableRows | None, ...]:
         return (self._rows,)
@@ -217,9 +240,16 @@ class FilesystemCollector:
 
     def __init__(self, config: FilesystemConfig) -> None:
         self._config = config
+        self._faults = MountFaults()
+
+    def counters(self) -> Mapping[str, int]:
+        return {"hanging_mounts": self._faults.hanging_mounts, "unreadable_mounts": self._faults.unreadable_mounts}
+
+    def complaint(self) -> str | None:
+        return self._faults.complaint
 
     def reader(self, container: Container) -> FilesystemReader | None:
         if not container.is_host:
             return None
         c = self._config
-        return FilesystemReader(c.proc / "self" / "mountinfo", str(c.rootfs), c.types, c.deadline_s)
+        return FilesystemReader(c.proc / "self" / "mountinfo", str(c.rootfs), c.types, c.deadline_s, faults=self._faults)

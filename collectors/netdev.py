@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidegauge.collectors._kernel_text import Faults
+from tidegauge.collectors._kernel_text import Faults, Faulty
 from tidegauge.collectors.cgroup_paths import CgroupMounts, find_mounts
 from tidegauge.pipeline.errors import CollectError, NoData
 from tidegauge.pipeline.records import Container, TableRow, TableRows
@@ -138,7 +138,7 @@ class HostNetdevReader:
     def close(self) -> None: ...
 
 
-class NetdevCollector:
+class NetdevCollector(Faulty):
     """Table `network`: eight counters for each interface but the excluded ones.
 
     A namespace that several containers share is counted at one of them, its owner: the first that was seen, unless one nearer
@@ -158,21 +158,6 @@ class NetdevCollector:
         self._host_file = next((f for f in candidates if os.path.exists(f)), None)
         self._host_namespace = None if self._host_file is None else _inode(self._host_file)
         self._sharers: dict[int, list[NetdevReader]] = {}
-
-    @property
-    def absurd_values(self) -> int:
-        """Numbers that could not be: reported as None."""
-        return self._faults.absurd_values
-
-    @property
-    def unreadable_files(self) -> int:
-        """Lists of processes that are there and could not be read."""
-        return self._faults.unreadable_files
-
-    @property
-    def first_unreadable(self) -> str | None:
-        """The first of them, with the reason."""
-        return self._faults.first_unreadable
 
     def reader(self, container: Container) -> NetdevReader | HostNetdevReader:
         """A reader for any container. NoData if there is no `net/dev` to know the host's namespace by."""

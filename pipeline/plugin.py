@@ -235,6 +235,31 @@ class HealthCheck(Protocol):
         ...
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """A collector or sink that counts what should not be. Every counter is shown, none is interpreted."""
+
+    def counters(self) -> Mapping[str, int]:
+        """Counts since the start by name, which only grow. Any thread, at once and without I/O.
+
+        A name in lower case with underscores, such as `conflict_rows`, becomes the family
+        `tidegauge_sink_conflict_rows_total{sink=}`, for a collector `tidegauge_collector_..._total{collector=}`.
+        """
+        ...
+
+
+@runtime_checkable
+class Complaining(Protocol):
+    """A collector that goes on with the rest where something cannot be read, and can say what."""
+
+    def complaint(self) -> str | None:
+        """What could not be read first, path and reason, or None. Any thread, at once and without I/O.
+
+        Logged when it appears and when it is over; `tidegauge status` shows it.
+        """
+        ...
+
+
 class Point(NamedTuple):
     """One stored sample as a reader of history sees it."""
 

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, Catalogue
 from tidegauge.pipeline.errors import CollectError, ConfigError, NoData
-from tidegauge.pipeline.plugin import HierarchySource, ProbeReader, Reader, TableReader
+from tidegauge.pipeline.plugin import Complaining, HierarchySource, ProbeReader, Reader, TableReader
 from tidegauge.pipeline.records import MAX_INT, Container, Schema, TableRow, TableRows, Value, Values
 
 _LOG = logging.getLogger(__name__)
 _MIN_INT = -MAX_INT - 1
+_MAX_TEXT = 300
+"""Characters of what is said of a fault: it goes to the server in a message of bounded size."""
 
 Tables = tuple[TableRows | None, ...]
 
@@ -39,6 +41,16 @@ class Source(NamedTuple):
             tuple(getattr(collector, "tables", ())),
             bool(getattr(collector, "is_slow", False)),
         )
+
+    def complaint(self) -> str | None:
+        """What the collector says that it could not read while it went on, at most some hundred characters. Any thread."""
+        if not isinstance(self.collector, Complaining):
+            return None
+        try:
+            said = self.collector.complaint()
+        except Exception as exc:  # noqa: BLE001 - one plug-in's failure never stops another
+            said = f"its complaint failed: {exc}"
+        return None if said is None else str(said)[:_MAX_TEXT]
 
     def close(self) -> None:
         """Has the collector give back what it holds itself, if it holds anything."""
@@ -63,6 +75,8 @@ class Faults:
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.absurd_values = 0
+        self.texts: dict[str, str] = {}
+        """What fails now: by collector where and why it began."""
         self._failing: dict[str, set[int]] = {}
 
     def failed(self, name: str, container: Container, exc: BaseException) -> None:
@@ -70,13 +84,9 @@ class Faults:
         failing = self._failing.setdefault(name, set())
         if not failing:
             known = isinstance(exc, CollectError | OSError)
-            _LOG.warning(
-                "collector %s fails at %s: %s",
-                name,
-                container.path,
-                exc if known else f"{type(exc).__name__}: {exc}",
-                exc_info=None if known else exc,
-            )
+            text = str(exc) if known else f"{type(exc).__name__}: {exc}"
+            self.texts[name] = f"{container.path}: {text}"[:_MAX_TEXT]
+            _LOG.warning("collector %s fails at %s: %s", name, container.path, text, exc_info=None if known else exc)
         failing.add(container.number)
 
     def worked(self, name: str, number: int) -> None:
@@ -84,12 +94,33 @@ class Faults:
         if failing and number in failing:
             failing.discard(number)
             if not failing:
+                self.texts.pop(name, None)
                 _LOG.info("collector %s works again", name)
 
     def ended(self, number: int) -> None:
         """The container is gone; its errors no longer keep a collector failing."""
         for name in self._failing:
             self.worked(name, number)
+
+
+class Complaints:
+    """Logs what collectors could not read while they went on, once a change of state. One thread."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = [s for s in sources if isinstance(s.collector, Complaining)]
+        self._complaining: set[str] = set()
+
+    def listen(self) -> None:
+        for source in self._sources:
+            text = source.complaint()
+            if (text is not None) == (source.name in self._complaining):
+                continue
+            if text is None:
+                self._complaining.discard(source.name)
+                _LOG.info("collector %s reads everything again", source.name)
+            else:
+                self._complaining.add(source.name)
+                _LOG.warning("collector %s goes on without what it cannot read, first %s", source.name, text)
 
 
 class Vanished(Exception):

@@ -24,13 +24,14 @@ from tidegauge.pipeline.housekeeping import is_pruned, next_interval, spread
 from tidegauge.pipeline.identity import Origin
 from tidegauge.pipeline.log_thread import Outlet
 from tidegauge.pipeline.plugin import Hierarchy, HierarchySource
-from tidegauge.pipeline.reading import Faults, Readings, SlowSource, Source, Vanished, in_order
+from tidegauge.pipeline.reading import Complaints, Faults, Readings, SlowSource, Source, Vanished, in_order
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.roster import Roster, Tree
 from tidegauge.pipeline.runtimes import Naming
 from tidegauge.pipeline.sampler_config import SamplerConfig
 from tidegauge.pipeline.sampler_stats import LATE_NS, SamplerStats
 from tidegauge.pipeline.slow import SlowReadings
+from tidegauge.pipeline.telemetry import counters_of
 
 _RECOUNT_TICKS = 60
 """Descriptors are counted at least once in so many ticks."""
@@ -77,6 +78,7 @@ class Sampler:
         self._clock: Clock = clock or MachineClock()
         self._sources = in_order(collectors)
         self.faults = Faults()
+        self._complaints = Complaints(self._sources)
         self.stats = SamplerStats()
         self.slow = tuple(SlowReadings(s) for s in self._sources if s.is_slow)
         self._readings = Readings(self._sources, catalogue, self.faults)
@@ -124,13 +126,17 @@ class Sampler:
         self.submit(lambda: self._roster.apply(self._tree.reconcile(walked)))
 
     def counters(self) -> Mapping[str, Any]:
-        """Everything that is counted, by name."""
+        """Everything that is counted, by name; of the collectors also, as text, what each cannot read now."""
+        counted = {s.name: counters for s in self._sources if (counters := counters_of(s.collector))}
         return {
             **self.stats.values(),
             "collect_errors": dict(self.faults.counts),
             "discovery_overflows": self._tree.overflows,
             "unwatched_directories": self._tree.unwatched,
-            "absurd_values": self.faults.absurd_values + sum(getattr(s.collector, "absurd_values", 0) for s in self._sources),
+            "absurd_values": self.faults.absurd_values + sum(c.get("absurd_values", 0) for c in counted.values()),
+            "collector_counters": counted,
+            "collector_faults": {s.name: text for s in self._sources if (text := s.complaint()) is not None}
+            | dict(self.faults.texts),
         }
 
     def stop(self) -> None:
@@ -179,6 +185,7 @@ class Sampler:
         self.stats.containers = len(self._roster.lives)
         self.stats.idle_containers = sum(len(c.idle) for c in cohorts.values())
         self.stats.descriptors = self._descriptors.open
+        self._complaints.listen()
         self._handover.flush()
         self.stats.cpu_ns += self._clock.cpu_ns() - cpu_ns
         return self._roster.due_ns

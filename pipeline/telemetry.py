@@ -1,7 +1,12 @@
 """The program's own counters as text exposition (Prometheus text format 0.0.4)."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+from tidegauge.pipeline.plugin import Counted
+
+_KEY = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Point(NamedTuple):
@@ -31,6 +36,20 @@ def one(name: str, kind: str, help: str, value: float | int | None) -> Family:
 def by(name: str, kind: str, help: str, label: str, values: Mapping[str, float | int]) -> Family:
     """A family with one sample for each value of one label, in order of the label values."""
     return Family(name, kind, help, [Point({label: k}, values[k]) for k in sorted(values)])
+
+
+def counters_of(plugin: object) -> dict[str, int]:
+    """What a plug-in counts, {} if it counts nothing. Any thread.
+
+    A plug-in is not trusted here: what cannot be a counter is left out, and one that fails to say shows as `counting_errors`.
+    """
+    if not isinstance(plugin, Counted):
+        return {}
+    try:
+        said = dict(plugin.counters())
+    except Exception:  # noqa: BLE001 - one plug-in's failure never stops another; it shows as a counter itself
+        return {"counting_errors": 1}
+    return {k: v for k, v in said.items() if type(k) is str and _KEY.fullmatch(k) and type(v) is int}
 
 
 def render(families: Iterable[Family]) -> str:

@@ -74,6 +74,9 @@ class SqlSink:
         self._columns: Mapping[str, Sequence[str]] = {}
         self._forget()
 
+    def counters(self) -> Mapping[str, int]:
+        return {"conflict_rows": self.conflict_rows}
+
     def open(self) -> None:
         """Connects, makes the file if there is none and migrates it. RetryableError if that cannot be now."""
         self.close()

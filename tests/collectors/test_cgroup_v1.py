@@ -73,8 +73,8 @@ def test_every_value_of_every_recorded_cgroup(recorded_tree: Callable[[str], Pat
         assert reader.probe() == probed
         reader.close()
     assert seen > 15
-    assert collector.absurd_values == 0
-    assert collector.unreadable_files == 0
+    assert collector.counters() == {"absurd_values": 0, "unreadable_files": 0}
+    assert collector.complaint() is None
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -151,7 +151,7 @@ def test_a_controller_without_the_directory_gives_none(recorded_tree: Callable[[
     assert all(v is None for k, v in values.items() if k.startswith("memory_"))
     assert values["cpu_usage_ns"] is not None
     assert values["pids_current"] is not None
-    assert collector.unreadable_files == 0
+    assert collector.counters()["unreadable_files"] == 0
     reader.close()
 
 
@@ -256,10 +256,10 @@ def test_absurd_numbers_are_none_and_counted(recorded_tree: Callable[[str], Path
         assert values[name] is None, name
     assert values["memory_limit_bytes"] is None
     assert values["memory_page_faults"] == 2**63 - 1
-    assert collector.absurd_values == 6
+    assert collector.counters()["absurd_values"] == 6
     assert reader.probe() == 0
     reader.read()
-    assert collector.absurd_values == 6  # the same bytes are not counted again
+    assert collector.counters()["absurd_values"] == 6  # the same bytes are not counted again
     reader.close()
 
 
@@ -370,9 +370,10 @@ def test_an_unreadable_file_is_none_and_counted(recorded_tree: Callable[[str], P
     assert values["memory_rss_bytes"] is None
     assert values["memory_working_set_bytes"] is None
     assert values["memory_usage_bytes"] is not None
-    assert collector.unreadable_files == 2
-    assert collector.first_unreadable is not None
-    assert collector.first_unreadable.endswith("cpuacct.usage: Permission denied")
+    assert collector.counters()["unreadable_files"] == 2
+    complaint = collector.complaint()
+    assert complaint is not None
+    assert complaint.endswith("cpuacct.usage: Permission denied")
     reader.close()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.collectors.host import CONTAINER, HOST
 from tests.support import need
 
-from tidegauge.collectors.filesystem import FilesystemCollector, FilesystemConfig, FilesystemReader, parse, values
+from tidegauge.collectors.filesystem import FilesystemCollector, FilesystemConfig, FilesystemReader, MountFaults, parse, values
 from tidegauge.pipeline.errors import CollectError, NoData
 from tidegauge.pipeline.records import TableRows
 
@@ -160,6 +160,7 @@ class Stage:
         self.is_hanging: set[str] = set()
         self.fails: set[str] = set()
         self.asked: list[str] = []
+        self.faults = MountFaults()
         self.mounts(line(1, 0, "/"), line(2, 1, "/nfs", "nfs4", "server:/export"))
 
     def mounts(self, *lines: str) -> None:
@@ -174,7 +175,7 @@ class Stage:
         return Answer()
 
     def reader(self, deadline_s: float = 0.05) -> FilesystemReader:
-        return FilesystemReader(self.mountinfo, "/", TYPES, deadline_s, self.ask)
+        return FilesystemReader(self.mountinfo, "/", TYPES, deadline_s, self.ask, self.faults)
 
 
 @pytest.fixture
@@ -192,6 +193,8 @@ def test_a_mount_that_hangs_is_marked_and_left_alone_until_it_answers(stage: Sta
     assert reader.hanging == ("server:/export",)
     assert rows_of(reader) == marked
     assert stage.asked.count("/nfs") == 1
+    assert stage.faults.hanging_mounts == 2
+    assert stage.faults.complaint == "/nfs: no answer within 0.05 s"
     stage.is_hanging.clear()
     stage.released.set()
     for t in threading.enumerate():
@@ -199,6 +202,7 @@ def test_a_mount_that_hangs_is_marked_and_left_alone_until_it_answers(stage: Sta
             t.join(10)
     assert rows_of(reader) == (("/dev/sda", *FULL), ("server:/export", *FULL))
     assert reader.hanging == ()
+    assert (stage.faults.hanging_mounts, stage.faults.complaint) == (2, None)
     reader.close()
 
 
@@ -221,6 +225,19 @@ def test_mounts_that_come_and_go_are_seen(stage: Stage) -> None:
 def test_a_filesystem_that_refuses_has_a_row_without_values(stage: Stage) -> None:
     stage.fails.add("/nfs")
     assert rows_of(stage.reader(5)) == (("/dev/sda", *FULL), ("server:/export", None, None, None, None, None))
+    assert stage.faults.unreadable_mounts == 1
+    assert stage.faults.complaint == "/nfs: Permission denied"
+
+
+def test_what_the_readers_meet_is_shown_by_their_collector(stage: Stage) -> None:
+    (stage.mountinfo.parent / "self").mkdir()
+    (stage.mountinfo.parent / "self/mountinfo").write_text(line(1, 0, "/") + line(2, 1, "/nowhere/at/all", "ext4", "/dev/sdc"))
+    collector = FilesystemCollector(FilesystemConfig(proc=stage.mountinfo.parent))
+    reader = collector.reader(HOST)
+    assert reader is not None
+    assert rows_of(reader)[0][1] is not None
+    assert collector.counters() == {"hanging_mounts": 0, "unreadable_mounts": 1}
+    assert collector.complaint() == "/nowhere/at/all: No such file or directory"
 
 
 def test_a_mountinfo_that_cannot_be_read_leaves_no_rows_of_before(stage: Stage) -> None:

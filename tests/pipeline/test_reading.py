@@ -1,5 +1,6 @@
 """Joining readers into one sample, with plug-ins that misbehave."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -7,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegauge.pipeline.catalogue import Catalogue
-from tidegauge.pipeline.errors import ConfigError
-from tidegauge.pipeline.reading import Faults, Reading, Readings, Source, Vanished, in_order, is_storable
+from tidegauge.pipeline.errors import CollectError, ConfigError
+from tidegauge.pipeline.reading import Complaints, Faults, Reading, Readings, Source, Vanished, in_order, is_storable
 from tidegauge.pipeline.records import MAX_INT, Container, Sample, decode_samples, encode_samples
 from tidegauge.pipeline.testing import make_container
 
@@ -162,6 +163,46 @@ def test_readers_are_closed_although_one_fails_to() -> None:
     made.close()
     assert good.calls == ["close"]
     assert faults.counts == {"c0": 1}
+
+
+def test_what_cannot_be_read_is_logged_once_until_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    class Halting(Fixed):
+        said: str | None = None
+
+        def complaint(self) -> str | None:
+            return self.said
+
+    collector = Halting(("load1",), (1.0,))
+    complaints = Complaints([Source.of("mute", Fixed(("load5",), (1.0,))), Source.of("halting", collector)])
+    caplog.set_level(logging.INFO)
+    complaints.listen()
+    for text in ("/sys/a: Permission denied", "/sys/a: Permission denied", "/sys/b: Input/output error"):
+        collector.said = text
+        complaints.listen()
+    assert caplog.messages == ["collector halting goes on without what it cannot read, first /sys/a: Permission denied"]
+    collector.said = None
+    complaints.listen()
+    complaints.listen()
+    assert caplog.messages[1:] == ["collector halting reads everything again"]
+
+
+def test_a_complaint_that_fails_or_is_long_is_a_complaint_all_the_same() -> None:
+    class Broken(Fixed):
+        def complaint(self) -> Any:
+            return self.values() if callable(self.values) else self.values
+
+    assert Source.of("b", Broken((), lambda: 1 // 0)).complaint() == "its complaint failed: integer division or modulo by zero"
+    assert Source.of("b", Broken((), "x" * 100_000)).complaint() == "x" * 300
+
+
+def test_what_fails_now_is_told_with_its_reason_until_the_last_container_is_well() -> None:
+    bad = Fixed(("load1",), CollectError("/proc/loadavg: Input/output error"))
+    made, faults = reading(bad)
+    made.read(False)
+    assert faults.texts == {"c0": f"{made.container.path}: /proc/loadavg: Input/output error"}
+    bad.values = (1.0,)
+    made.read(False)
+    assert faults.texts == {}
 
 
 text = st.text(st.characters(categories=("Cs", "L")), max_size=3)  # lone surrogates too, as os.fsdecode makes them

@@ -328,6 +328,33 @@ def test_a_value_that_no_store_could_hold_becomes_none_and_is_counted(absurd: An
     rig.close()
 
 
+def test_what_a_collector_counts_and_cannot_read_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Counting(Scripted):
+        said: str | None = None
+
+        def counters(self) -> dict[str, int]:
+            return {"absurd_values": 2, "unreadable_files": int(self.said is not None)}
+
+        def complaint(self) -> str | None:
+            return self.said
+
+    odd = Counting()
+    rig = Rig(extra=[("odd", odd)])
+    rig.run(1)
+    assert rig.sampler.counters()["collector_faults"] == {}
+    odd.said = "/sys/x: Permission denied"
+    rig.run(2)
+    told = rig.sampler.counters()
+    assert told["collector_counters"] == {"odd": {"absurd_values": 2, "unreadable_files": 1}}
+    assert told["collector_faults"] == {"odd": "/sys/x: Permission denied"}
+    assert told["absurd_values"] == 2
+    assert caplog.messages == ["collector odd goes on without what it cannot read, first /sys/x: Permission denied"]
+    odd.result = CollectError("the file of today is broken")
+    rig.run(1)
+    assert rig.sampler.counters()["collector_faults"] == {"odd": "/: the file of today is broken"}
+    rig.close()
+
+
 @pytest.mark.parametrize("result", [(), (1, 2), None])
 def test_a_tuple_of_the_wrong_length_is_an_error(result: Any) -> None:
     odd = Scripted()

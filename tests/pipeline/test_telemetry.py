@@ -1,6 +1,40 @@
 """Exposition of the program's own counters."""
 
-from tidegauge.pipeline.telemetry import Family, Point, by, one, render
+from typing import Any
+
+import pytest
+
+from tidegauge.pipeline.telemetry import Family, Point, by, counters_of, one, render
+
+
+class Counting:
+    """A plug-in that says whatever it is given."""
+
+    def __init__(self, said: Any) -> None:
+        self.said = said
+
+    def counters(self) -> Any:
+        if isinstance(self.said, Exception):
+            raise self.said
+        return self.said
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ({"lost_rows": 3}, {"lost_rows": 3}),
+        ({"Lost": 1, "lost rows": 1, 7: 1, "": 1, "é": 1, "kept": 2}, {"kept": 2}),
+        ({"float": 1.5, "none": None, "flag": True, "kept": 0}, {"kept": 0}),
+        (ValueError("no"), {"counting_errors": 1}),
+        (None, {"counting_errors": 1}),
+    ],
+)
+def test_a_plug_in_that_counts_nonsense_harms_no_page(said: Any, shown: dict[str, int]) -> None:
+    assert counters_of(Counting(said)) == shown
+
+
+def test_a_plug_in_that_counts_nothing_shows_nothing() -> None:
+    assert counters_of(object()) == {}
 
 
 def test_labels_and_help_are_escaped_and_families_without_values_left_out() -> None:

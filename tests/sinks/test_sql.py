@@ -184,7 +184,7 @@ def test_what_came_first_stays_and_a_conflict_is_counted(sink: SqlSink) -> None:
     other = [make_sample(schema, ts_ms=START_MS + i, cpu_usage_ns=i, pids_current=2 if i == 3 else 1) for i in range(6)]
     sink.write([first])
     sink.write([make_batch(other)])
-    assert sink.conflict_rows == 1
+    assert sink.counters() == {"conflict_rows": 1}
     assert ask(sink, "SELECT cpu_usage_ns, pids_current FROM sample") == [(i, 1) for i in range(6)]
 
 
