@@ -1,0 +1,147 @@
+"""What a bound, damage or thinning takes: counted, and told to the sink as a gap."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from tests.pipeline.sink_bench import Bench, Killed, kill
+
+from tidegauge.pipeline.errors import PermanentError, RetryableError
+from tidegauge.pipeline.records import Batch, Event, Gap, Record
+from tidegauge.pipeline.testing import (
+    START_MS,
+    rows_of,
+)
+
+
+def test_a_frame_of_nonsense_is_damage_under_a_gap(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.ticks(1)
+    row = b.log.append_frame(3, b"\xc1nonsense", 3, START_MS + 1000)
+    b.ticks(2)
+    b.run()
+    assert b.runner.account().dropped == {"damage": 3}
+    [gap] = b.gaps
+    assert (gap.reason, gap.row, gap.rows, gap.from_ms, gap.to_ms) == (
+        "dropped:damage", row, 3, START_MS + 1000, START_MS + 1000,
+    )  # fmt: skip
+    at = b.sink.written.index(gap)
+    assert max(rows_of(b.sink.written[:at])) < row < min(rows_of(b.sink.written[at + 1 :]))
+
+
+def test_lag_bound_drops_the_oldest_and_says_so_first(bench: Callable[..., Bench]) -> None:
+    b = bench(lag_age_s=100.0)
+    b.ticks(10)
+    b.run()
+    b.sink.script.extend([RetryableError("down")] * 8)
+    b.clock.advance(300)
+    b.ticks(290)
+    b.run()
+    b.run()
+    account = b.runner.account()
+    dropped = account.dropped["bound"]
+    assert account.written == account.accepted - dropped
+    [gap] = b.gaps
+    kept = rows_of(b.sink.written[b.sink.written.index(gap) + 1 :])
+    assert (gap.reason, gap.row, gap.rows) == ("dropped:bound", 35, dropped)
+    assert kept[0] == 35 + dropped
+    assert gap.from_ms == START_MS + 9000
+    following = b.sink.written[b.sink.written.index(gap) + 1]
+    assert isinstance(following, Batch)
+    assert gap.to_ms == following.samples[0].ts_ms
+    assert b.runner.needed_row() == b.log.row
+
+
+def test_gap_of_a_drop_survives_a_kill_until_the_sink_has_it(bench: Callable[..., Bench]) -> None:
+    b = bench(lag_age_s=100.0)
+    b.ticks(10)
+    b.run()
+    b.clock.advance(300)
+    b.ticks(290)
+    b.sink.script.extend([RetryableError("down"), RetryableError("down"), kill])
+    with pytest.raises(Killed):
+        b.run()
+    before = b.runner.account().dropped["bound"]
+    assert b.gaps == []
+    b.start()
+    b.run()
+    [gap] = b.gaps
+    dropped = b.runner.account().dropped["bound"]
+    assert (gap.row, gap.rows) == (35, dropped)
+    assert dropped >= before > 500
+
+
+@pytest.mark.parametrize("batch_rows", [1, 3, 5000])
+def test_downsample_keeps_exactly_the_rows_it_says(bench: Callable[..., Bench], batch_rows: int) -> None:
+    b = bench(lag_policy="downsample", downsample_keep=5, lag_age_s=1000.0, batch_rows=batch_rows)
+    b.ticks(10, containers=10)
+    b.run()
+    b.clock.advance(900)
+    b.ticks(880, containers=10)
+    first = b.log.frames[-880].first_row
+    b.runner.step()
+    b.run()
+    account = b.runner.account()
+    late = [r for r in rows_of(b.samples) if r >= first]
+    assert late == [r for r in range(first, b.log.row) if r % 5 == 0]
+    assert account.dropped == {"downsample": 8800 - len(late)}
+    b.clock.advance(10)
+    b.ticks(10, containers=10)
+    b.run()
+    b.ticks(10, containers=10)
+    b.run()
+    assert b.runner.account().dropped == account.dropped
+    assert sum(g.rows or 0 for g in b.gaps) == account.dropped["downsample"]
+
+
+def test_rows_gone_from_the_log_are_counted_with_their_reason(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.ticks(10)
+    b.run()
+    b.ticks(10)
+    b.log.lose(18, "disk_full")
+    b.run()
+    account = b.runner.account()
+    assert account.dropped == {"disk_full": 12}
+    [gap] = b.gaps
+    assert (gap.row, gap.rows, gap.from_ms, gap.to_ms) == (35, 12, START_MS + 9000, START_MS + 14000)
+    assert rows_of(b.sink.written) == [*range(1, 35), 35, *range(47, 65)]
+
+
+def test_damaged_frame_loses_itself_alone(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.ticks(10)
+    b.log.damage(8)
+    b.run()
+    assert b.runner.account().dropped == {"damage": 3}
+    assert [g.rows for g in b.gaps] == [3]
+    assert set(range(1, 35)) - set(rows_of(b.samples)) - {1, 2, 3, 4} == {17, 18, 19}
+
+
+def test_samples_whose_container_was_lost_are_damage(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.ticks(10)
+    b.log.damage(2)
+    b.run()
+    account = b.runner.account()
+    assert account.dropped == {"damage": 11}
+    assert {s.container for r in b.samples if isinstance(r, Batch) for s in r.samples} == {1, 3}
+    b.log.append(Event(START_MS + 60_000, "oom"))
+    b.log.tell()
+    b.run()
+    assert sum(g.rows or 0 for g in b.gaps) == 11
+
+
+def test_a_gap_refused_for_good_does_not_block(bench: Callable[..., Bench]) -> None:
+    b = bench()
+    b.ticks(2)
+    b.log.damage(4)
+
+    def refuse(records: Sequence[Record]) -> None:
+        if any(isinstance(r, Gap) for r in records):
+            raise PermanentError("no gaps here")
+
+    b.sink.script.extend([refuse] * 100)
+    b.run()
+    account = b.runner.account()
+    assert (account.dead_letter, account.dropped, account.written) == (0, {"damage": 3}, 7)
+    assert b.runner.counters()["refused_gaps"] == 1
