@@ -145,3 +145,33 @@ def test_a_gap_refused_for_good_does_not_block(bench: Callable[..., Bench]) -> N
     account = b.runner.account()
     assert (account.dead_letter, account.dropped, account.written) == (0, {"damage": 3}, 7)
     assert b.runner.counters()["refused_gaps"] == 1
+
+
+def test_a_sink_that_hangs_holds_the_log_no_longer_than_its_bound(bench: Callable[..., Bench]) -> None:
+    """No turn of its runner ends, so that nothing moves its cursor: what may be recycled is told all the same."""
+    b = bench(lag_age_s=100.0)
+    b.ticks(10)
+    b.run()
+    assert b.runner.needed_row() == b.log.row == 35
+    needed = []
+
+    def hang(_: Sequence[Record]) -> None:
+        for _ in range(8):
+            b.clock.advance(40)
+            b.ticks(40)
+            needed.append(b.runner.needed_row())
+        raise Killed
+
+    b.sink.script.append(hang)
+    b.ticks(1)
+    with pytest.raises(Killed):
+        b.run()
+    assert needed[:2] == [35, 35]
+    assert needed == sorted(needed)
+    kept = [f for f in b.log.frames if f.first_row >= (needed[-1] or 0)]
+    assert b.clock.time_ms() - 100_000 <= kept[0].time_ms <= b.clock.time_ms() - 90_000
+    b.start()
+    b.run()
+    [gap] = b.gaps
+    assert (gap.reason, gap.row, b.runner.account().is_exact) == ("dropped:bound", 35, True)
+    assert gap.row + (gap.rows or 0) == kept[0].first_row

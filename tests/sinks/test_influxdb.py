@@ -404,9 +404,16 @@ def test_passwords_from_a_file_are_read_again_after_a_refusal(tmp_path: Path) ->
         assert "wrong one" not in str(caught.value)
         file.write_text("first ü:x\n")
         sink.write([one(cpu_usage_ns=1)])
+        # Exchanged under a sink that works: in the store first, in the file later.
+        server.query("SET PASSWORD FOR admin = 'second'", user="admin", password="first ü:x")
+        for _ in range(2):
+            with pytest.raises(RetryableError, match="HTTP 401: authorization failed"):
+                sink.write([one(START_MS + 1000, cpu_usage_ns=2)])
+        file.write_text("second\n")
+        sink.write([one(START_MS + 1000, cpu_usage_ns=2)])
         sink.close()
-        rows = server.query("SELECT cpu_usage_ns FROM container", "tidegauge", "admin", "first ü:x")
-        assert len(rows) == 1
+        rows = server.query("SELECT cpu_usage_ns FROM container", "tidegauge", "admin", "second")
+        assert [r["cpu_usage_ns"] for r in rows] == [1, 2]
 
 
 @pytest.fixture
