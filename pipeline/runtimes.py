@@ -25,6 +25,7 @@ _UNKNOWN_S = (0.25, 60.0)
 """Back-off for a container that its runtime does not know, or about which it fails."""
 _ABSENT_S = (0.5, 10.0)
 """Back-off for a runtime that is not there: a connect that fails costs some 20 us."""
+_NEVER_S = float("inf")
 _ASK_AGAIN_S = 0.1
 """After a container's end, until it is asked for the exit code that no event told."""
 
@@ -202,7 +203,10 @@ class Binder:
                 "runtime_errors": {a.name: a.errors for a in askers},
                 "runtime_asks": {a.name: a.asks for a in askers},
                 "runtime_connected": {a.name: a.is_connected for a in askers},
-                "containers_unnamed": sum(e.said is None and bool(e.refs) for e in self._entries.values()),
+                # without those that only might be containers
+                "containers_unnamed": sum(
+                    e.said is None and any(not r.namespace for r in e.refs.values()) for e in self._entries.values()
+                ),
             }
 
     # Of the askers, under the lock.
@@ -286,7 +290,10 @@ class _Asker:
         self._changed = threading.Condition(binder.lock)
         self._due_s: dict[_Entry, float] = {}
         self._pause_s = 0.0
+        self._wakes_s = _NEVER_S
+        """Until when the thread waits; in the past while it is at work."""
         self._absent = Backoff(*_ABSENT_S)
+        self._disconnected = Backoff(*_ABSENT_S)
         self._is_failing = False
         self._prints: Mapping[str, object] = {}
 
@@ -322,8 +329,10 @@ class _Asker:
     # Under the lock.
 
     def ask(self, entry: _Entry, in_s: float = 0.0) -> None:
-        self._due_s[entry] = min(time.monotonic() + in_s, self._due_s.get(entry, float("inf")))
-        self._changed.notify_all()
+        due_s = self._due_s[entry] = min(time.monotonic() + in_s, self._due_s.get(entry, _NEVER_S))
+        if max(due_s, self._pause_s) < self._wakes_s:
+            self._wakes_s = due_s  # once is enough: a thousand new containers do not wake it a thousand times
+            self._changed.notify_all()
 
     def forget(self, entry: _Entry) -> None:
         self._due_s.pop(entry, None)
@@ -353,12 +362,12 @@ class _Asker:
             while not self._binder.is_stopping:
                 now_s = time.monotonic()
                 entry = min(self._due_s, key=self._due_s.__getitem__, default=None)
-                wait_s = None if entry is None else max(self._due_s[entry], self._pause_s) - now_s
-                if entry is not None and wait_s is not None and wait_s <= 0:
+                self._wakes_s = _NEVER_S if entry is None else max(self._due_s[entry], self._pause_s)
+                if entry is not None and self._wakes_s <= now_s:
                     del self._due_s[entry]
                     self.asks += 1
                     return entry
-                self._changed.wait(wait_s)
+                self._changed.wait(None if entry is None else self._wakes_s - now_s)
             return None
 
     def _answered(self, entry: _Entry, said: Metadata | None) -> None:
@@ -403,18 +412,16 @@ class _Asker:
             _LOG.info("runtime %s answers again", self.name)
 
     def _follow(self, runtime: Watcher) -> None:
-        absent = Backoff(*_ABSENT_S)
         while self._has_entries():
             try:
                 runtime.watch(self._told, lambda: self._binder.is_stopping)
-                absent.reset()
             except NoData:
                 pass
             except Exception as exc:  # noqa: BLE001 - see survey
                 self._failed(exc)
             with self._binder.lock:
                 self.is_connected = False
-                self._changed.wait_for(lambda: self._binder.is_stopping, absent.next_s())
+                self._changed.wait_for(lambda: self._binder.is_stopping, self._disconnected.next_s())
 
     def _has_entries(self) -> bool:
         """Waits for the first container: until then nobody is asked for events. False when it is to stop."""
@@ -430,6 +437,7 @@ class _Asker:
                 return
             if news.kind == "connected":
                 self.is_connected = True
+                self._disconnected.reset()
                 self.is_absent = False
                 self._pause_s = 0.0
             for entry in self._binder.entries(self.name, news.id or None):

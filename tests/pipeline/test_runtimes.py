@@ -322,6 +322,8 @@ def test_the_exit_code_of_one_that_runs_again_is_not_the_new_one_s(bench: Bench)
     bench.binder.appeared(new)
     bench.server.has(_id(1), "c1", RestartCount=1, State={"StartedAt": "2026-11-23T12:00:00Z"})
     wait(lambda: bench.of(new, "restart_count") == 1)
+    asked = len(bench.server.targets)
+    wait(lambda: len(bench.server.targets) > asked + 2)  # for the exit code of the old one
     assert bench.of(old, "restart_count") == 0
     bench.server.tell("die", _id(1), exitCode="4")
     wait(lambda: bench.departed)
@@ -341,15 +343,42 @@ def test_one_that_was_too_short_for_its_name_gets_it_at_its_end(bench: Bench) ->
     assert bench.departed == [(_docker(1).instance, 0)]
 
 
+def test_one_too_short_for_its_name_does_not_get_the_start_of_its_next_run(bench: Bench) -> None:
+    _is_up(bench, 2)
+    old = _docker(1)
+    bench.binder.appeared(old)
+    bench.binder.gone(old)
+    bench.server.has(_id(1), "brief", RestartCount=1)
+    wait(lambda: bench.of(old) == "brief")
+    assert (bench.of(old, "image"), bench.of(old, "started_ms"), bench.of(old, "restart_count")) == ("busybox:1", None, None)
+
+
+def test_an_exit_code_is_asked_for_until_it_is_there(bench: Bench) -> None:
+    _is_up(bench, 1)
+    asked = len(bench.server.targets)
+    assert bench.binder.gone(_docker(1)).wait_s
+    wait(lambda: len(bench.server.targets) > asked + 2)
+    assert bench.departed == []
+    bench.server.has(_id(1), "c1", State={"Running": False, "ExitCode": 9})
+    wait(lambda: bench.departed)
+
+
+def test_a_cgroup_inside_a_container_has_no_exit_code(bench: Bench) -> None:
+    _is_up(bench, 1)
+    part = _record(f"/docker/{_id(1)}/init")
+    bench.binder.appeared(part)
+    wait(lambda: bench.of(part))
+    assert bench.binder.gone(part) == Parting()
+    bench.server.tell("die", _id(1), exitCode="3")
+    wait(lambda: bench.binder.gone(_docker(1)) == Parting(3))
+
+
 def test_nobody_waits_where_nobody_could_tell(bench: Bench, tmp_path: Path) -> None:
     bench.binder.appeared(_docker(1))
     wait(lambda: bench.binder.counters()["runtime_asks"]["docker"])
     wait(lambda: bench.binder.gone(_docker(1)) == Parting())  # the engine is not there
     assert bench.binder.gone(_record("/system.slice/ssh.service")) == Parting()
     assert bench.binder.gone(_record("/never/seen/before")) == Parting()
-    part = _record(f"/docker/{_id(1)}/init")
-    bench.binder.appeared(part)
-    assert bench.binder.gone(part) == Parting()
 
 
 def test_a_forgotten_one_is_asked_for_no_more(bench: Bench) -> None:
