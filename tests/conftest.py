@@ -1,5 +1,7 @@
 """Fixtures for all tests."""
 
+import fcntl
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +13,26 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 @pytest.fixture(scope="session")
 def recorded_tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Unpacks an archive of `tests/fixtures` once and returns its folder: `recorded_tree("cgroup2")`.
+    """Unpacks an archive of `tests/fixtures` once and returns its folder: `recorded_tree("cgroup2")`. Not to be written to.
 
-    Archives, since names such as `machine-qemu\\x2d1.scope` do not survive every file system and packer.
+    Archives, since names such as `machine-qemu\\x2d1.scope` do not survive every file system and packer. Workers that run side
+    by side share one copy: thousands of small files take seconds.
     """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     unpacked: dict[str, Path] = {}
 
     def get(name: str) -> Path:
         if name not in unpacked:
-            root = tmp_path_factory.mktemp(name.replace("-", "_"))
-            with tarfile.open(FIXTURES / f"{name}.tar.gz") as archive:
-                # filters are missing from Debian 12's Python (3.11.2) and wanted from 3.12 on; the archives are our own
-                archive.extractall(root, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+            with (shared / f"{name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                root = shared / f"recorded-{name}"
+                if not root.exists():
+                    fresh = shared / f"recorded-{name}.new"
+                    with tarfile.open(FIXTURES / f"{name}.tar.gz") as archive:
+                        # filters are missing from Debian 12's Python (3.11.2) and wanted from 3.12 on; the archives are our own
+                        archive.extractall(fresh, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+                    fresh.rename(root)
             unpacked[name] = root / name
         return unpacked[name]
 
