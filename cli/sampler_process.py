@@ -119,7 +119,9 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
             **sampler.counters(),
             **schedule.counters(),
             **binder.counters(),
-            **_journal_counters(link.stats),
+            **_journal_counters(link.stats, journal),
+            "messages_unsent": channel.unsent,
+            "messages_undecodable": channel.undecodable,
             "restarts": start.restarts,
             "pid": os.getpid(),
             "process_cpu_s": round(sum(os.times()[:2]), 3),
@@ -158,7 +160,7 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
     return 0
 
 
-def _journal_counters(stats: JournalStats) -> dict[str, Any]:
+def _journal_counters(stats: JournalStats, journal: LogThread) -> dict[str, Any]:
     oldest = stats.oldest_time_ms
     return {
         "journal_bytes": stats.bytes,
@@ -168,4 +170,7 @@ def _journal_counters(stats: JournalStats) -> dict[str, Any]:
         "journal_overwritten_unread_rows": stats.overwritten_unread_rows,
         "journal_append_errors": stats.append_errors,
         "journal_sync_errors": stats.sync_errors,
+        "log_failures": journal.failures,
+        "log_unwritable_rows": journal.unwritable_rows,
+        "log_waiting_ticks": journal.waiting,
     }

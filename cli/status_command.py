@@ -77,6 +77,8 @@ def _print(status: dict[str, Any]) -> None:
     age_s = sampler.get("journal_oldest_age_seconds")
     oldest = "no row yet" if age_s is None else f"oldest row {age_s / 3600:.2f} h old"
     click.echo(f"journal {sampler.get('journal_bytes', 0) / 2**20:.1f} MiB, {oldest}")
+    for name, text in sorted(sampler.get("collector_faults", {}).items()):
+        click.echo(f"collector {name} cannot read everything: {text}")
     header = ("sink", "state", "accepted", "written", "filtered", "dropped", "dead letters", "pending", "lag")
     rows = [header]
     for name, s in sorted(status["sinks"].items()):

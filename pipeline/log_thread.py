@@ -96,16 +96,23 @@ class Frame(NamedTuple):
     """None: samples."""
 
 
-def frames_of(items: Sequence[Item], max_payload: int = MAX_PAYLOAD) -> Iterator[Frame]:
-    """Items encoded, in order, long lists of samples in parts. What cannot be encoded, or be made so small, is not written."""
+def frames_of(
+    items: Sequence[Item], max_payload: int = MAX_PAYLOAD, lost: Callable[[int], None] = lambda rows: None
+) -> Iterator[Frame]:
+    """Items encoded, in order, long lists of samples in parts.
+
+    What cannot be encoded, or be made so small, is not written: `lost` is told how many rows that are.
+    """
     for item in items:
         try:
             for frame in _samples(item, max_payload) if isinstance(item, list) else [Frame(*encode_record(item), 1, item)]:
                 if len(frame.payload) <= max_payload:
                     yield frame
                 else:
+                    lost(frame.rows)
                     _LOG.error("a record of %d bytes is not written: more than %d", len(frame.payload), max_payload)
         except (TypeError, ValueError, OverflowError) as exc:
+            lost(len(item) if isinstance(item, list) else 1)
             _LOG.error("what cannot be encoded is not written (%s): %s", type(item).__name__, exc)
 
 
@@ -173,6 +180,8 @@ class LogThread:
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self.failures = 0
         """Appends and syncs that the journal refused."""
+        self.unwritable_rows = 0
+        """Rows given up since they could not be encoded or were too large for a segment."""
 
     def put(self, items: Sequence[Item], time_ms: int) -> bool:
         with self._changed:
@@ -212,7 +221,7 @@ class LogThread:
                     self._changed.wait(self._left_s(unsynced_since))
                 if not unwritten and self._waiting:
                     items, time_ms = self._waiting.popleft()
-                    unwritten.extend(frames_of(items, self._max_payload))
+                    unwritten.extend(frames_of(items, self._max_payload, self._lost))
                 is_last = self._is_stopping and not self._waiting
             if unwritten:
                 if not self._try(partial(self._append, unwritten, time_ms)):
@@ -233,6 +242,9 @@ class LogThread:
         if unsynced_since is None:
             return None
         return max(0.0, unsynced_since + self._sync_interval_s - time.monotonic())
+
+    def _lost(self, rows: int) -> None:
+        self.unwritable_rows += rows
 
     def _append(self, frames: deque[Frame], time_ms: int) -> None:
         while frames:

@@ -24,7 +24,7 @@ class LogMoved(msgspec.Struct, frozen=True, tag="log", array_like=True):
 
 
 class SamplerCounters(msgspec.Struct, frozen=True, tag="counters", array_like=True):
-    """Counters of the sampler process by name; the values are numbers, or numbers by label value."""
+    """Counters of the sampler process by name: numbers, or numbers by label value, and faults as text."""
 
     values: Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tidegauge.pipeline.messages import Channel
 from tidegauge.pipeline.sink_runner import SinkRunner
-from tidegauge.pipeline.telemetry import Family, Point, by, one
+from tidegauge.pipeline.telemetry import Family, Point, by, counters_of, one
 from tidegauge.pipeline.version import VERSION
 
 
@@ -32,12 +32,12 @@ def _own_families(restarts: int, channel: Channel, sampler: Mapping[str, Any]) -
     if "process_cpu_s" in sampler:
         cpu["sampler"] = sampler["process_cpu_s"]
     yield by("tidegauge_process_cpu_seconds_total", "counter", "CPU time used by each process.", "process", cpu)
-    yield one(
-        "tidegauge_messages_unsent_total",
-        "counter",
-        "Messages to the sampler that it had no room for.",
-        channel.unsent,
-    )
+    for key, help, own in (
+        ("messages_unsent", "Messages dropped since the other process had no room for them.", channel.unsent),
+        ("messages_undecodable", "Messages from the other process that could not be read.", channel.undecodable),
+    ):
+        sides = {"server": own} | ({"sampler": sampler[key]} if key in sampler else {})
+        yield by(f"tidegauge_{key}_total", "counter", help, "process", sides)
 
 
 def _sink_families(runners: Sequence[SinkRunner]) -> Iterator[Family]:
@@ -59,15 +59,12 @@ def _sink_families(runners: Sequence[SinkRunner]) -> Iterator[Family]:
         "Rows lost to a bound or to damage; each loss is under a gap record.",
         [Point({"sink": n, "reason": why}, rows) for n, a in accounts.items() for why, rows in sorted(a.dropped.items())],
     )
-    counters = {r.name: r.counters() for r in runners}
-    for key, kind, help in (
-        ("writes", "counter", "Calls of the sink's write that succeeded."),
-        ("retries", "counter", "Calls of the sink's write that failed and are tried again."),
-        ("unknown_errors", "counter", "Failures of a kind that the sink does not state."),
-        ("config_faults", "counter", "Refusals that a wrong configuration explains (401, 403, 404)."),
-        ("unknown_records", "counter", "Journal records of a type that this version does not know."),
-    ):
-        yield by(f"tidegauge_sink_{key}_total", kind, help, "sink", {n: c.get(key, 0) for n, c in counters.items()})
+    taken = {term.removesuffix("_total") for term, _, _ in terms} | {"dropped_rows"}
+    runner_counters = {r.name: r.counters() for r in runners}
+    yield from _counters_of_parts("sink", runner_counters, _RUNNER_COUNTERS)
+    taken |= {key for counters in runner_counters.values() for key in counters}
+    own = {r.name: {k: v for k, v in counters_of(r.sink).items() if k not in taken} for r in runners}
+    yield from _counters_of_parts("sink", own, _PLUGIN_COUNTERS)
     yield by(
         "tidegauge_sink_lag_seconds",
         "gauge",
@@ -77,6 +74,34 @@ def _sink_families(runners: Sequence[SinkRunner]) -> Iterator[Family]:
     )
 
 
+def _counters_of_parts(part: str, counters: Mapping[str, Mapping[str, int]], helps: Mapping[str, str]) -> Iterator[Family]:
+    """A family for each counter that a sink or collector has, by its name. One that has no help here is shown all the same."""
+    for key in sorted({key for own in counters.values() for key in own}):
+        values = {name: own[key] for name, own in counters.items() if key in own}
+        help = helps.get(key) or f"Counted by the {part} itself: {key.replace('_', ' ')}."
+        yield by(f"tidegauge_{part}_{key}_total", "counter", help, part, values)
+
+
+_RUNNER_COUNTERS: Mapping[str, str] = {
+    "writes": "Calls of the sink's write that succeeded.",
+    "retries": "Calls of the sink's write that failed and are tried again.",
+    "unknown_errors": "Failures of a kind that the sink does not state.",
+    "config_faults": "Refusals that a wrong configuration explains (401, 403, 404).",
+    "maintenance_errors": "Runs of the store's retention that failed.",
+    "unknown_records": "Journal records of a type that this version does not know.",
+    "damaged_records": "Journal records that could not be decoded, passed over.",
+    "refused_gaps": "Gap records of the sink's own losses that the store refused for good.",
+    "unreadable_letters": "Dead letters that could not be read when they were to be delivered again; they stay.",
+    "cursor_errors": "Times that the cursor could not be made durable; rows since the last one come again after a kill.",
+}
+_PLUGIN_COUNTERS: Mapping[str, str] = {
+    "absurd_values": "Numbers of the kernel that could not be, stored as absent.",
+    "unreadable_files": "Times that a file was there and could not be read; its values are absent.",
+    "hanging_mounts": "Filesystems that did not answer in time, counted in each round.",
+    "unreadable_mounts": "Filesystems that refused to answer, counted in each round.",
+    "conflict_rows": "Rows that came again with other values; the store keeps the first.",
+    "counting_errors": "1 while the plug-in fails to say what it counted.",
+}
 _COUNTERS: Mapping[str, str] = {
     "ticks": "Ticks served.",
     "late_ticks": "Ticks that began more than 50 ms late.",
@@ -94,6 +119,10 @@ _COUNTERS: Mapping[str, str] = {
     "journal_overwritten_unread_rows": "Rows in such segments.",
     "journal_append_errors": "Appends that the disk refused.",
     "journal_sync_errors": "Syncs that the disk refused.",
+    "log_failures": "Times that the journal's thread could not append or sync; it tries again until it can.",
+    "log_unwritable_rows": "Rows given up since they could not be encoded, or were too large for the journal.",
+    "discovery_overflows": "Times that the kernel lost events of new and removed cgroups; a walk finds what was missed.",
+    "unwatched_directories": "Times that a cgroup directory got no watch; only walks find what is made in it.",
 }
 _GAUGES: Mapping[str, str] = {
     "lateness_p50_seconds": "Median lateness of the last ticks.",
@@ -107,12 +136,19 @@ _GAUGES: Mapping[str, str] = {
     "journal_bytes": "Size of the journal on disk.",
     "journal_segments": "Segments of the journal.",
     "journal_oldest_age_seconds": "Age of the oldest row in the journal.",
+    "log_waiting_ticks": "Ticks that wait for the journal's thread.",
+    "containers_unnamed": "Containers of a runtime that has not yet said their names.",
 }
 _COUNTERS_BY: Mapping[str, tuple[str, str]] = {
     "collect_errors": ("collector", "Readings that failed."),
     "job_runs": ("job", "Runs of coarse jobs."),
     "job_failures": ("job", "Runs of coarse jobs that failed."),
     "job_skipped": ("job", "Coarse jobs that were due while they still ran."),
+    "runtime_asks": ("runtime", "Questions put to a container runtime."),
+    "runtime_errors": ("runtime", "Questions that a container runtime answered with an error, or not in time."),
+}
+_GAUGES_BY: Mapping[str, tuple[str, str]] = {
+    "runtime_connected": ("runtime", "1 while the container runtime tells of changes, else 0."),
 }
 
 
@@ -123,3 +159,6 @@ def _sampler_families(values: Mapping[str, Any]) -> Iterator[Family]:
         yield one(f"tidegauge_{key}", "gauge", help, values.get(key))
     for key, (label, help) in _COUNTERS_BY.items():
         yield by(f"tidegauge_{key}_total", "counter", help, label, values.get(key) or {})
+    for key, (label, help) in _GAUGES_BY.items():
+        yield by(f"tidegauge_{key}", "gauge", help, label, {k: int(v) for k, v in (values.get(key) or {}).items()})
+    yield from _counters_of_parts("collector", values.get("collector_counters") or {}, _PLUGIN_COUNTERS)

@@ -101,9 +101,21 @@ def test_a_bug_in_the_journal_is_logged_and_does_not_end_the_thread(caplog: pyte
 
 
 def test_a_record_that_cannot_be_encoded_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    frames = list(frames_of([Event(1, "creation", None, {"path": "/\udcff"}), Event(1, "deletion", None, {"x": object()})]))
-    assert frames == []
-    assert len(caplog.records) == 2
+    lost: list[int] = []
+    odd = [Event(1, "creation", None, {"path": "/\udcff"}), Event(1, "deletion", None, {"x": object()})]
+    assert list(frames_of([*odd, [sample(1), sample(2**70), sample(3)]], lost=lost.append)) == []
+    assert len(caplog.records) == 3
+    assert lost == [1, 1, 3]
+
+
+def test_rows_that_cannot_be_written_are_counted_once() -> None:
+    log = ListLog()
+    t = thread(log, max_payload=200)
+    large = Sample(2, 1, 5, (None,) * 400)
+    t.put([[sample(1), large, sample(3)], Event(1, "x" * 400), End(1, 1)], 5)
+    assert t.stop(5)
+    assert t.unwritable_rows == 2
+    assert sum(f[2] for f in log.frames) == 3
 
 
 def test_stop_writes_and_syncs_what_waits() -> None:
