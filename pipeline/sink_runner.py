@@ -20,7 +20,7 @@ from tidegauge.pipeline.backoff import Backoff
 from tidegauge.pipeline.errors import JournalError, PartialWriteError, PermanentError, RetryableError, TooLargeError
 from tidegauge.pipeline.feed import Feed
 from tidegauge.pipeline.intake import Intake
-from tidegauge.pipeline.journal import Position
+from tidegauge.pipeline.journal import BEGINNING, Position
 from tidegauge.pipeline.ledger import Ledger
 from tidegauge.pipeline.log_end import LogEnd
 from tidegauge.pipeline.log_view import JournalLog, Log
@@ -297,8 +297,13 @@ class SinkRunner:
         return True
 
     def _bound(self, share: int) -> Position:
+        """The oldest place within this share of the bounds; BEGINNING if all of the log is.
+
+        What the log has lost below its first row is not beyond a bound: the reader tells why it is gone.
+        """
         oldest_ms = self._clock.time_ms() - round(self._options.lag_age_s * 1000 / share)
-        return self._log.row_within(self._options.lag_bytes // share, oldest_ms)
+        bound = self._log.row_within(self._options.lag_bytes // share, oldest_ms)
+        return BEGINNING if bound.row <= self._log.first_row().row else bound
 
     def _store_if_due(self) -> None:
         now_s = self._clock.monotonic()

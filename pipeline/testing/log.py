@@ -90,7 +90,7 @@ class ListLog:
         while index and self.frames[index - 1].time_ms >= oldest_ms and size <= limit_bytes:
             index -= 1
             size += len(self.frames[index].payload)
-        return self._at(index + 1 if size > limit_bytes else index)
+        return max(self._at(index + 1 if size > limit_bytes else index), self.first_row())
 
 
 class ListReader:

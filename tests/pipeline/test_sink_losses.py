@@ -107,6 +107,23 @@ def test_rows_gone_from_the_log_are_counted_with_their_reason(bench: Callable[..
     assert rows_of(b.sink.written) == [*range(1, 35), 35, *range(47, 65)]
 
 
+@pytest.mark.parametrize("lag_policy", ["drop_oldest", "downsample"])
+def test_rows_overwritten_while_the_store_is_down_are_not_lost_to_the_bound(
+    bench: Callable[..., Bench], lag_policy: str
+) -> None:
+    b = bench(lag_policy=lag_policy, batch_rows=3)
+    b.ticks(10)
+    b.run()
+    b.ticks(20)
+    b.log.lose(24, "disk_full")
+    b.clock.advance(20)
+    b.run()
+    account = b.runner.account()
+    assert set(account.dropped) == {"disk_full"}
+    assert {g.reason for g in b.gaps} == {"dropped:disk_full"}
+    assert sum(g.rows or 0 for g in b.gaps) == account.dropped["disk_full"] == account.accepted - account.written > 0
+
+
 def test_damaged_frame_loses_itself_alone(bench: Callable[..., Bench]) -> None:
     b = bench()
     b.ticks(10)
