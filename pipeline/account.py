@@ -109,7 +109,7 @@ class CursorRecord(msgspec.Struct, frozen=True, array_like=True):
     accepted_before: int
     start_accepted: int
     time_ms: int | None
-    """Time of the newest settled row."""
+    """Time of the newest settled row; of the first row, as long as none is settled."""
     written: int
     filtered: int
     dropped: Mapping[str, int]

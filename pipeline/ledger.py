@@ -85,6 +85,13 @@ class Ledger:
         assert self._progress is not None
         return Position(self._progress.row, self._progress.accepted_before)
 
+    def begins_at(self, time_ms: int) -> None:
+        """Notes the time of the first row, while none is settled."""
+        assert self._progress is not None
+        with self._lock:
+            self._progress.time_ms = time_ms
+            self._remember(self._progress)
+
     def gaps(self, next_row: int, next_ms: int) -> list[Piece]:
         """What the sink must be told ahead of its next rows."""
         assert self._progress is not None
@@ -194,7 +201,7 @@ class Ledger:
             )
 
     def settled_ms(self) -> int | None:
-        """Time of the newest settled row. Any thread."""
+        """Time of the newest settled row; before there is one, of the first to be settled. Any thread."""
         with self._lock:
             return None if self._progress is None else self._progress.time_ms
 

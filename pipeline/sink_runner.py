@@ -234,6 +234,8 @@ class SinkRunner:
             return _IDLE_S
         if not self._ledger.has_begun:
             self._begin(end)
+        if self._ledger.settled_ms() is None:
+            self._look_at_first(end)
         if not self._is_open and not self._open():
             return 0.0
         if self._keep_bounds(end):
@@ -250,6 +252,13 @@ class SinkRunner:
         self._rewind()
         self._state = "waiting"
         self._ledger.store()
+
+    def _look_at_first(self, end: tuple[int, int, int]) -> None:
+        """Notes the time of the first row, from which a gap counts if the rows are lost before any is settled."""
+        self._intake.fill(end[0])
+        head = self._intake.head
+        if head is not None and head.time_ms is not None:
+            self._ledger.begins_at(head.time_ms)
 
     def _first_position(self, end: tuple[int, int, int]) -> Position:
         at_end = Position(end[0], end[2])

@@ -9,6 +9,7 @@ from tidegauge.pipeline.errors import PermanentError, RetryableError
 from tidegauge.pipeline.records import Batch, Event, Gap, Record
 from tidegauge.pipeline.testing import (
     START_MS,
+    RecordingSink,
     rows_of,
 )
 
@@ -122,6 +123,33 @@ def test_rows_overwritten_while_the_store_is_down_are_not_lost_to_the_bound(
     assert set(account.dropped) == {"disk_full"}
     assert {g.reason for g in b.gaps} == {"dropped:disk_full"}
     assert sum(g.rows or 0 for g in b.gaps) == account.dropped["disk_full"] == account.accepted - account.written > 0
+
+
+@pytest.mark.parametrize("can_open", [True, False])
+def test_a_loss_before_any_row_was_settled_is_under_a_gap_from_the_first_row_on(
+    bench: Callable[..., Bench], can_open: bool
+) -> None:
+    class Closed(RecordingSink):
+        is_down = not can_open
+
+        def open(self) -> None:
+            if self.is_down:
+                raise RetryableError("down")
+
+    sink = Closed()
+    b = bench(sink)
+    b.ticks(10)
+    b.sink.script.append(RetryableError("down"))
+    b.runner.step()
+    # Killed meanwhile, and the rows are gone.
+    b.ticks(20)
+    b.log.lose(24, "disk_full")
+    sink.is_down = False
+    b.start()
+    b.run()
+    [gap] = b.gaps
+    assert (gap.from_ms, gap.to_ms) == (START_MS, START_MS + 20_000)
+    assert b.runner.account().dropped == {"disk_full": gap.rows}
 
 
 def test_damaged_frame_loses_itself_alone(bench: Callable[..., Bench]) -> None:
