@@ -50,6 +50,13 @@ def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _unix_socket(text: str) -> list[str]:
+    path = text.removeprefix("unix://")
+    if not path.startswith("/"):
+        raise ValueError("a Unix socket, unix:///PATH")
+    return [path]
+
+
 class Flag(NamedTuple):
     """`path` is where the value goes in the configuration; "" where `translate` builds on it, None for no effect."""
 
@@ -74,6 +81,14 @@ FLAGS: Mapping[str, Flag] = {
     "storage_driver_user": Flag(_text, ""),
     "storage_driver_buffer_duration": Flag(go_duration, ""),
     "storage_driver_influxdb_retention_policy": Flag(_text, ""),
+    "docker": Flag(_unix_socket, "runtimes.docker.sockets"),
+    "podman": Flag(_unix_socket, "runtimes.podman.sockets"),
+    "store_container_labels": Flag(_boolean, ""),
+    "whitelisted_container_labels": Flag(_list, ""),
+    "env_metadata_whitelist": Flag(_list, ""),
+    "containerd": Flag(_text, None, "containerd's state folder is read: see runtimes.containerd.state"),
+    "containerd_namespace": Flag(_text, None, "containers of all namespaces are named"),
+    "docker_root": Flag(_text, None, "nothing below it is read"),
     "jitter_factor": Flag(_text, None, "sampling is not jittered"),
     "initial_splay_factor": Flag(_text, None, "sampling is not jittered"),
     "max_procs": Flag(_text, None, "it has no meaning here"),
@@ -101,6 +116,12 @@ def translate(arguments: Sequence[str], warn: Callable[[str], None]) -> dict[str
     if "listen_ip" in given or "port" in given:
         address = str(given.get("listen_ip") or "127.0.0.1")
         put(out, "http.listen", f"{f'[{address}]' if ':' in address else address}:{given.get('port', 4194)}")
+    if given.get("store_container_labels"):
+        put(out, "metadata.labels", ["*"])
+    elif "store_container_labels" in given or "whitelisted_container_labels" in given:
+        put(out, "metadata.labels", given.get("whitelisted_container_labels", []))
+    if "env_metadata_whitelist" in given:
+        put(out, "metadata.environment", [f"{prefix}*" for prefix in given["env_metadata_whitelist"]])
     if prefixes := given.get("raw_cgroup_prefix_whitelist"):
         put(out, "sampler.include", [pattern for p in prefixes for pattern in (p, p.rstrip("/") + "/*")])
     if "storage_driver" in given:

@@ -177,16 +177,18 @@ class Engine:
     ) -> None:
         self._namespace = namespace
         self._patterns = patterns
-        self._rootfs = str(rootfs).rstrip("/")
+        # /var/run is a link to /run: an absolute one, which below a mounted root would lead into our own container
+        below = str(rootfs).rstrip("/")
+        self._below_rootfs = [below + p.replace("/var/run/", "/run/", 1) for p in patterns] if below else []
         self._timeout_s = timeout_s
         filters: dict[str, Any] = {"type": ["container"], **({"event": list(events)} if events else {})}
         self._events = "/events?filters=" + quote(json.dumps(filters, separators=(",", ":")))
 
     def sockets(self) -> list[Path]:
-        found = [p for pattern in self._patterns for p in sorted(glob.glob(self._rootfs + pattern))]
-        if not found and self._rootfs:
-            found = [p for pattern in self._patterns for p in sorted(glob.glob(pattern))]
-        return [Path(p) for p in found]
+        for patterns in (self._below_rootfs, self._patterns):
+            if found := [Path(p) for pattern in patterns for p in sorted(glob.glob(pattern))]:
+                return found
+        return []
 
     def describe(self, ref: RuntimeRef) -> Metadata | None:
         """The first engine that knows the container tells."""

@@ -61,6 +61,22 @@ def test_flags_of_a_driver_that_is_not_chosen_switch_nothing_on() -> None:
     assert len(warnings) == 2
 
 
+def test_sockets_labels_and_environment_of_containers() -> None:
+    given = ("--docker=unix:///var/run/docker.sock", "--store_container_labels=false", "--env_metadata_whitelist=APP_,MODE")
+    assert _translate(*given, "--whitelisted_container_labels=a,b") == (
+        {
+            "runtimes": {"docker": {"sockets": ["/var/run/docker.sock"]}},
+            "metadata": {"labels": ["a", "b"], "environment": ["APP_*", "MODE*"]},
+        },
+        [],
+    )
+    assert _translate("--store_container_labels")[0] == {"metadata": {"labels": ["*"]}}
+    assert _translate("--store_container_labels=false")[0] == {"metadata": {"labels": []}}
+    assert _translate()[0] == {}
+    with pytest.raises(click.UsageError, match="--docker: expected a Unix socket"):
+        _translate("--docker=tcp://127.0.0.1:2375")
+
+
 def test_flags_without_effect_are_taken_with_a_warning() -> None:
     out, warnings = _translate("-logtostderr", "--v=2")
     assert out == {}

@@ -302,8 +302,11 @@ def test_the_socket_is_looked_for_below_the_host_s_root_first(tmp_path: Path) ->
     (tmp_path / "rootfs" / "run").mkdir(parents=True)
     server = EngineServer(tmp_path / "rootfs" / "run" / "docker.sock").start()
     server.stop()
-    docker = DockerRuntime(DockerConfig(rootfs=tmp_path / "rootfs"))
-    assert docker.sockets() == [server.path]
+    (tmp_path / "rootfs" / "var").mkdir()
+    (tmp_path / "rootfs" / "var" / "run").symlink_to("/run")
+    for patterns in (DockerConfig().sockets, ("/var/run/docker.sock",)):
+        docker = DockerRuntime(DockerConfig(sockets=patterns, rootfs=tmp_path / "rootfs"))
+        assert docker.sockets() == [server.path]
     mounted = EngineServer(tmp_path / "docker.sock").start()
     mounted.stop()
     docker = DockerRuntime(DockerConfig(sockets=(str(mounted.path),), rootfs=tmp_path / "rootfs"))
