@@ -4,6 +4,8 @@ One write is one transaction. Rows go to the driver as tuples, a statement a tab
 so a repeat changes nothing. A key that comes again with other values keeps the first ones and counts in `conflict_rows`.
 """
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -83,10 +85,7 @@ class SqlSink:
         try:
             self._conn = conn = self._engine.connect()
             if _revision(conn) != REVISION:
-                # Alembic costs a quarter of a second and 11 MiB: only when there is something to migrate.
-                from tidegauge.sinks.sql.migrate import upgrade_connection
-
-                upgrade_connection(conn)
+                self._migrate(conn)
             self._check_writer(conn)
             found = sa.inspect(conn)
             self._columns = {
@@ -100,6 +99,19 @@ class SqlSink:
             if (error := sink_error(exc, self.path)) is not None:
                 raise error from exc
             raise
+
+    def _migrate(self, conn: sa.Connection) -> None:
+        """In a process of its own, so that the 11 MiB of Alembic do not stay; here if that fails, for the error's sake."""
+        conn.rollback()
+        if "alembic" not in sys.modules:
+            code = "import sys; from tidegauge.sinks.sql.migrate import upgrade; upgrade(sys.argv[1])"
+            subprocess.run([sys.executable, "-P", "-c", code, self.url], capture_output=True, timeout=300, check=False)
+            if _revision(conn) == REVISION:
+                return
+            conn.rollback()
+        from tidegauge.sinks.sql.migrate import upgrade_connection
+
+        upgrade_connection(conn)
 
     def write(self, records: Sequence[Record]) -> None:
         if self._conn is None:
