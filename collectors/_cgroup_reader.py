@@ -121,7 +121,9 @@ class CgroupReader:
         "_places",
         "_plan",
         "_probe_fd",
+        "_probe_raw",
         "_probe_scale",
+        "_probe_value",
         "_raws",
         "_tables",
         "_usage_from_stat",
@@ -153,6 +155,8 @@ class CgroupReader:
         self._disk: Disk | None = None
         self._disk_group = -1
         self._probe_fd = -1
+        self._probe_raw = b""
+        self._probe_value = 0
         self._open_probe()
 
     def probe(self) -> int:
@@ -164,8 +168,11 @@ class CgroupReader:
             raw = _pread(self._probe_fd, 40, 0)
         except OSError as exc:
             raise _failure(exc, self._places[0]) from exc
-        word = raw.split(None, 2)[1 if self._probe_scale > 1 else 0 :][:1]
-        return int(word[0]) * self._probe_scale if word and word[0].isdigit() else 0
+        if raw != self._probe_raw:
+            word = raw.split(None, 2)[1 if self._probe_scale > 1 else 0 :][:1]
+            self._probe_value = int(word[0]) * self._probe_scale if word and word[0].isdigit() else 0
+            self._probe_raw = raw
+        return self._probe_value
 
     def read(self) -> Values:
         """Values of METRICS, the CPU usage counter read first. FileNotFoundError when the container is gone."""
