@@ -25,6 +25,8 @@ _UNKNOWN_S = (0.25, 60.0)
 """Back-off for a container that its runtime does not know, or about which it fails."""
 _ABSENT_S = (0.5, 10.0)
 """Back-off for a runtime that is not there: a connect that fails costs some 20 us."""
+_GUESSES = 3
+"""How often a runtime is asked for what only might be a container of its own."""
 _NEVER_S = float("inf")
 _ASK_AGAIN_S = 0.1
 """After a container's end, until it is asked for the exit code that no event told."""
@@ -91,6 +93,8 @@ class _Entry:
         self.exit_code: int | None = None
         self.is_gone = False
         self.backoff = {name: Backoff(*_UNKNOWN_S) for name in self.refs}
+        self.unknown = dict.fromkeys(self.refs, 0)
+        """How often in a row each runtime did not know it."""
 
     @property
     def is_waiting(self) -> bool:
@@ -143,7 +147,8 @@ class Binder:
             entry = self._entries.get(record.instance)
             if entry is None:
                 return Parting()
-            askers = [self._askers[n] for n, ref in entry.refs.items() if not ref.part and self._askers[n].tells_exit_codes]
+            askers = [self._askers[n] for n, ref in entry.refs.items() if not ref.part and not entry.unknown[n]]
+            askers = [a for a in askers if a.tells_exit_codes]
             if entry.ref is not None:
                 askers = [a for a in askers if entry.refs.get(a.name) is entry.ref]
             askers = [a for a in askers if not a.is_absent]
@@ -373,10 +378,13 @@ class _Asker:
     def _answered(self, entry: _Entry, said: Metadata | None) -> None:
         self._worked()
         with self._binder.lock:
+            entry.unknown[self.name] = 0 if said is not None else entry.unknown[self.name] + 1
             if said is not None:
                 self._binder.described(entry, self.name, said)
             if said is not None and said.is_running:
                 entry.backoff[self.name].reset()
+            if entry.refs[self.name].namespace and entry.unknown[self.name] >= _GUESSES:
+                return
             is_settled = entry.ref is not None if said is None else said.is_running
             if entry.is_waiting or not (is_settled or entry.is_gone):
                 self._again(entry)

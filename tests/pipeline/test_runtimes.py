@@ -373,6 +373,13 @@ def test_a_cgroup_inside_a_container_has_no_exit_code(bench: Bench) -> None:
     wait(lambda: bench.binder.gone(_docker(1)) == Parting(3))
 
 
+def test_nobody_waits_for_a_runtime_that_does_not_know_the_container(bench: Bench) -> None:
+    _is_up(bench, 2)
+    bench.binder.appeared(_docker(1))
+    wait(lambda: bench.binder.counters()["runtime_asks"]["docker"] > 3)
+    assert bench.binder.gone(_docker(1)) == Parting()
+
+
 def test_nobody_waits_where_nobody_could_tell(bench: Bench, tmp_path: Path) -> None:
     bench.binder.appeared(_docker(1))
     wait(lambda: bench.binder.counters()["runtime_asks"]["docker"])
@@ -464,6 +471,19 @@ def test_a_bare_id_is_asked_of_everybody_and_the_one_who_knows_names_it(bench: B
     bench.binder.appeared(record)
     wait(lambda: bench.of(record))
     assert bench.of(record, "runtime") == "docker"
+
+
+def test_what_only_might_be_a_container_is_not_asked_for_for_ever(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "run/containerd/io.containerd.runtime.v2.task").mkdir(parents=True)
+    bench.binder.appeared(_record("/user/foo"))
+    wait(lambda: bench.binder.counters()["runtime_asks"]["containerd"] == 3)
+    sure = _record(f"/system.slice/nerdctl-{_id(1)}.scope")
+    bench.binder.appeared(sure)
+    wait(lambda: bench.binder.counters()["runtime_asks"]["containerd"] >= 8)
+    bench.binder.forget(sure.instance)
+    asked = bench.binder.counters()["runtime_asks"]["containerd"]
+    time.sleep(0.1)  # five times the longest back-off here
+    assert bench.binder.counters()["runtime_asks"]["containerd"] <= asked + 1
 
 
 # Allow-lists.

@@ -284,6 +284,23 @@ def test_podman_has_a_socket_for_each_user(tmp_path: Path) -> None:
     assert not thread.is_alive()
 
 
+def test_a_user_s_podman_that_comes_later_is_followed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegauge.collectors.runtimes._engine._LOOK_S", 0.01)
+    monkeypatch.setattr("tidegauge.collectors.runtimes._engine._NEW_SOCKETS_S", 0.01)
+    servers = [EngineServer(tmp_path / "0.sock").start()]
+    podman = PodmanRuntime(PodmanConfig(sockets=(str(tmp_path / "*.sock"),)))
+    thread = threading.Thread(target=podman.watch, args=(lambda news: None, lambda: False))
+    thread.start()
+    try:
+        _wait(lambda: servers[0].followers)
+        servers.append(EngineServer(tmp_path / "1.sock").start())
+        thread.join(5)
+        assert not thread.is_alive()  # whoever called begins anew, with both
+    finally:
+        for server in servers:
+            server.stop()
+
+
 def test_an_engine_in_trouble_does_not_hide_what_another_knows(tmp_path: Path) -> None:
     servers = [EngineServer(tmp_path / f"{n}.sock").start() for n in range(2)]
     servers[0].says = b"HTTP/1.0 500 Oops\r\n\r\n"
