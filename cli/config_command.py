@@ -1,5 +1,8 @@
 """`tidegauge config check|show|example`."""
 
+import textwrap
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +11,11 @@ import msgspec
 
 from tidegauge.cli.options import common, load
 from tidegauge.cli.toml_text import to_toml
-from tidegauge.pipeline import collecting, registry
+from tidegauge.pipeline import collecting, missing, registry
 from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline.config import SECRET_KEYS, Config
+from tidegauge.pipeline.housekeeping import is_pruned
+from tidegauge.pipeline.missing import Findings
 
 
 @click.group("config")
@@ -21,11 +26,34 @@ def command() -> None:
 @command.command()
 @common
 def check(config_file: Path | None, state_dir: Path | None, assignments: tuple[str, ...]) -> None:
-    """Check every key, those of all plug-ins that run included. Exit code 78 if something is wrong."""
+    """Check every key, those of all plug-ins that run included. Exit code 78 if something is wrong.
+
+    Then names the metrics that are absent on this host, for this user, with the reason where it is known: that is no fault.
+    """
     config = load(config_file, state_dir, assignments)
     collecting.check(config)
     sinks, collectors = configuration.sink_tables(config), configuration.collector_tables(config)
     click.echo(f"The configuration is good. Sinks: {', '.join(sorted(sinks))}. Collectors: {', '.join(sorted(collectors))}.")
+    findings = missing.find(*collecting.build(config), partial(is_pruned, config.sampler.exclude))
+    for line in say_what_is_missing(findings):
+        click.echo(line)
+
+
+def say_what_is_missing(findings: Findings) -> Iterator[str]:
+    """Lines for people."""
+    if findings.absences:
+        yield "Absent on this host, for this user; everything else is sampled all the same:"
+    for absence in findings.absences:
+        where = f", {absence.where}" if absence.where else ""
+        unknown = f"none of the {findings.containers} asked has it" if absence.where == "of containers" else "not offered here"
+        yield f"  {' and '.join(absence.collectors)}{where}: {'; '.join(absence.reasons) or unknown}"
+        yield from textwrap.wrap(", ".join(absence.metrics), 110, initial_indent="    ", subsequent_indent="    ")
+    if not findings.has_hierarchy:
+        yield "No cgroup hierarchy is found, so no container will be seen."
+    elif not findings.containers:
+        yield "There is no container now, so what is absent of containers is not known."
+    elif not findings.absences:
+        yield "Everything that these collectors know is there."
 
 
 @command.command()

@@ -16,6 +16,7 @@ from tidegauge.collectors._cgroup_reader import METRICS, CgroupReader, Disk, Fil
 from tidegauge.collectors._kernel_text import DeviceNames, Faults, Faulty, KeyedFile, blkio_rows, limit_file, number_file
 from tidegauge.collectors.cgroup_paths import Mode, directory, find_mounts
 from tidegauge.collectors.cgroup_v2 import cpu_files, io_disk, memory_files, pids_files, pressure_files
+from tidegauge.pipeline.errors import NoData
 from tidegauge.pipeline.plugin import Hierarchy
 from tidegauge.pipeline.records import Container, TableRows
 
@@ -85,6 +86,7 @@ class CgroupV1Collector(Faulty):
     tables = ("disk_io", "percpu")
 
     def __init__(self, config: CgroupV1Config) -> None:
+        self._sys = config.sys
         self._mounts = mounts = find_mounts(config.sys, config.proc)
         self._faults = faults = Faults()
         device_name = BlockDevices(config.sys, config.proc).name
@@ -118,7 +120,9 @@ class CgroupV1Collector(Faulty):
         return () if self._mounts.mode is Mode.V2 else self._mounts.hierarchies()
 
     def reader(self, container: Container) -> CgroupReader | None:
-        """None on a pure v2 host, and for a container that has no directory with a counter (any more)."""
+        """None on a pure v2 host, and for a container that has no directory with a counter (any more). NoData: no cgroups."""
+        if self._mounts.mode is Mode.NONE:
+            raise NoData(f"no cgroup hierarchy is mounted below {self._sys}")
         if self._mounts.mode is Mode.V2:
             return None
         places = []

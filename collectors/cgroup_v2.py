@@ -23,6 +23,7 @@ from tidegauge.collectors._kernel_text import (
     pressure_file,
 )
 from tidegauge.collectors.cgroup_paths import Mode, directory, find_mounts
+from tidegauge.pipeline.errors import NoData
 from tidegauge.pipeline.plugin import Hierarchy
 from tidegauge.pipeline.records import Container, TableRows
 
@@ -86,6 +87,7 @@ class CgroupV2Collector(Faulty):
     tables = ("disk_io",)
 
     def __init__(self, config: CgroupV2Config) -> None:
+        self._sys = config.sys
         self._mounts = find_mounts(config.sys, config.proc)
         self._faults = faults = Faults()
         pressure = pressure_files(faults, "{}.pressure")
@@ -99,7 +101,9 @@ class CgroupV2Collector(Faulty):
         return self._mounts.hierarchies() if self._mounts.mode is Mode.V2 else ()
 
     def reader(self, container: Container) -> CgroupReader | None:
-        """None where v1 controllers are mounted, and for a container that is gone already."""
+        """None where v1 controllers are mounted, and for a container that is gone already. NoData: no cgroups."""
+        if self._mounts.mode is Mode.NONE:
+            raise NoData(f"no cgroup hierarchy is mounted below {self._sys}")
         if self._mounts.mode is not Mode.V2:
             return None
         assert self._mounts.unified is not None
