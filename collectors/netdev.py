@@ -95,7 +95,7 @@ class NetdevReader:
                 return (None,)
             assert self._pid_file is not None
             if not self._collector.owns(self._namespace, self):
-                if _inode(self._pid_file) == self._namespace:
+                if self._collector.inode(self._pid_file) == self._namespace:
                     return (None,)
             elif (raw := _read(self._pid_file, self._namespace)) is not None:
                 if raw != self._raw:
@@ -114,7 +114,7 @@ class NetdevReader:
             if count >= _CANDIDATES:
                 break
             file = f"{self._collector.proc}/{pid}/net/dev"
-            if (namespace := _inode(file)) is not None:
+            if (namespace := self._collector.inode(file)) is not None:
                 self._pid_file, self._namespace = file, namespace
                 self._collector.claim(namespace, self)
                 return True
@@ -156,7 +156,7 @@ class NetdevCollector(Faulty):
         self._exclude = re.compile("|".join(translate(p) for p in config.exclude) or r"(?!)")
         candidates = (str(config.proc / "1/net/dev"), str(config.proc / "net/dev"))
         self._host_file = next((f for f in candidates if os.path.exists(f)), None)
-        self._host_namespace = None if self._host_file is None else _inode(self._host_file)
+        self._host_namespace = None if self._host_file is None else self.inode(self._host_file)
         self._sharers: dict[int, list[NetdevReader]] = {}
 
     def reader(self, container: Container) -> NetdevReader | HostNetdevReader:
@@ -169,6 +169,15 @@ class NetdevCollector(Faulty):
 
     def parse(self, raw: bytes) -> TableRows:
         return parse(raw, self._exclude, self._faults)
+
+    def inode(self, file: str) -> int | None:
+        """Inode number of a `net/dev`, which stands for its network namespace; None if the process is gone or hidden."""
+        try:
+            return os.stat(file).st_ino
+        except OSError as exc:
+            if isinstance(exc, PermissionError):
+                self._faults.unreadable(file, exc)
+            return None
 
     def pids(self, path: str) -> Iterator[int]:
         return member_pids(self._mounts, path, self._faults)
@@ -198,14 +207,6 @@ class NetdevCollector(Faulty):
             sharers.sort(key=lambda r: r.rank)
         if not sharers:
             del self._sharers[namespace]
-
-
-def _inode(file: str) -> int | None:
-    """Inode number of a `net/dev`, which stands for its network namespace; None if the process is gone."""
-    try:
-        return os.stat(file).st_ino
-    except OSError:
-        return None
 
 
 def _read(file: str, namespace: int | None) -> bytes | None:

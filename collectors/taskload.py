@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from tidegauge.collectors._cgroupstats import CgroupStats, TaskStates
+from tidegauge.collectors._kernel_text import Faults, Faulty
 from tidegauge.collectors.cgroup_paths import Mode, directory, find_mounts
 from tidegauge.pipeline.errors import CollectError, NoData
 from tidegauge.pipeline.records import Container, Value, Values
@@ -73,7 +74,7 @@ class TaskloadReader:
     def close(self) -> None: ...
 
 
-class TaskloadCollector:
+class TaskloadCollector(Faulty):
     """Running tasks, smoothed over 10 s by the real time between samples, times 1000 (cAdvisor's `load_average`).
 
     Tasks in uninterruptible sleep are not part of it: they wait, and have a count of their own.
@@ -86,6 +87,7 @@ class TaskloadCollector:
         self._config = config
         self._clock = clock
         self._mounts = find_mounts(config.sys, config.proc)
+        self._faults = Faults()
         self._netlink: CgroupStats | None = None
         self._is_refused = False
 
@@ -105,12 +107,12 @@ class TaskloadCollector:
         if self._mounts.mode is Mode.V2 or self._mounts.lives_in_unified("cpu"):
             assert self._mounts.unified is not None
             where = directory(self._mounts.unified, container.path)
-            return lambda: _count_threads(where, self._config.proc, self._config.max_tasks)
+            return lambda: _count_threads(where, self._config.proc, self._config.max_tasks, self._faults)
         root = self._mounts.v1.get("cpu")
         if root is None or (netlink := self._connect()) is None:
             return None
         where = directory(root, container.path)
-        return lambda: _count_cgroup(netlink, where)
+        return lambda: _count_cgroup(netlink, where, self._faults)
 
     def _connect(self) -> CgroupStats | None:
         if self._netlink is None and not self._is_refused:
@@ -122,10 +124,12 @@ class TaskloadCollector:
         return self._netlink
 
 
-def _count_cgroup(netlink: CgroupStats, where: str) -> TaskStates:
+def _count_cgroup(netlink: CgroupStats, where: str, faults: Faults) -> TaskStates:
     try:
         fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as exc:
+        if isinstance(exc, PermissionError):
+            faults.unreadable(where, exc)
         return _UNKNOWN
     try:
         return netlink.states(fd)
@@ -137,21 +141,27 @@ def _count_cgroup(netlink: CgroupStats, where: str) -> TaskStates:
         os.close(fd)
 
 
-def _count_threads(where: str, proc: Path, max_tasks: int) -> TaskStates:
-    """States of the threads of a v2 cgroup. Waiting for I/O is not told apart from other uninterruptible sleep."""
+def _count_threads(where: str, proc: Path, max_tasks: int, faults: Faults) -> TaskStates:
+    """States of the threads of a v2 cgroup. Waiting for I/O is not told apart from other uninterruptible sleep.
+
+    Unknown if not one of them can be seen: with `hidepid` they look as if they had ended.
+    """
     try:
         with open(f"{where}/cgroup.threads", "rb", buffering=0) as file:
             words = (file.readall() or b"").split()
-    except OSError:
+    except OSError as exc:
+        if isinstance(exc, PermissionError):
+            faults.unreadable(f"{where}/cgroup.threads", exc)
         return _UNKNOWN
     if len(words) > max_tasks:
         return _UNKNOWN
-    sleeping = running = stopped = uninterruptible = 0
+    seen = sleeping = running = stopped = uninterruptible = 0
     for word in words:
         if not word.isdigit():
             continue
         tid = word.decode()
         state = task_state(_read(f"{proc}/{tid}/task/{tid}/stat"))
+        seen += state is not None
         if state == "R":
             running += 1
         elif state in ("S", "I"):
@@ -160,6 +170,8 @@ def _count_threads(where: str, proc: Path, max_tasks: int) -> TaskStates:
             uninterruptible += 1
         elif state in ("T", "t"):
             stopped += 1
+    if words and not seen:
+        return _UNKNOWN
     return TaskStates(sleeping, running, stopped, uninterruptible, None)
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -359,3 +360,22 @@ def test_a_real_container_with_a_namespace_of_its_own(namespaced: subprocess.Pop
                 break
             except OSError:
                 time.sleep(0.05)
+
+
+def test_a_process_that_is_hidden_is_counted_and_said() -> None:
+    need(os.geteuid() == 0, "root, to become somebody who may not read")
+    with tempfile.TemporaryDirectory(prefix="tidegauge-") as folder:
+        os.chmod(folder, 0o755)
+        file = Path(folder) / "10/net/dev"
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+        (Path(folder) / "10").chmod(0)
+        collector = NetdevCollector(NetdevConfig(Path(folder), Path(folder)))
+        os.seteuid(65534)
+        try:
+            assert collector.inode(str(file)) is None
+            assert collector.inode(f"{folder}/11/net/dev") is None
+        finally:
+            os.seteuid(0)
+    assert collector.counters()["unreadable_files"] == 1
+    assert collector.complaint() == f"{file}: Permission denied"

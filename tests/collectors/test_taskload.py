@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -123,6 +124,30 @@ def test_too_many_threads_and_a_container_that_is_gone_give_none(tmp_path: Path)
     root = v2_host(tmp_path, {10: "R", 11: "R"})
     assert reader_of(collector_of(root, max_tasks=1, task_states=True), "/a").read() == (None,) * 6
     assert reader_of(collector_of(root), "/gone").read() == (None,)
+
+
+def test_a_container_of_which_no_thread_can_be_seen_has_no_load_rather_than_none_running(tmp_path: Path) -> None:
+    root = v2_host(tmp_path, {10: "R"})
+    (root / "sys/fs/cgroup/a/cgroup.threads").write_text("98\n99\n")
+    assert reader_of(collector_of(root), "/a").read() == (None,)
+    (root / "sys/fs/cgroup/a/cgroup.threads").write_text("")
+    assert reader_of(collector_of(root), "/a").read() == (0,)
+
+
+def test_a_list_of_threads_that_may_not_be_read_is_counted_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = v2_host(tmp_path, {10: "R"})
+    threads = str(root / "sys/fs/cgroup/a/cgroup.threads")
+
+    def refusing(file: str, *words: Any, **options: Any) -> Any:
+        if file == threads:
+            raise PermissionError(13, "Permission denied", file)
+        return open(file, *words, **options)
+
+    monkeypatch.setattr(taskload, "open", refusing, raising=False)
+    collector = collector_of(root)
+    assert reader_of(collector, "/a").read() == (None,)
+    assert collector.counters() == {"absurd_values": 0, "unreadable_files": 1}
+    assert collector.complaint() == f"{threads}: Permission denied"
 
 
 def test_every_recorded_v2_cgroup(recorded_tree: Callable[[str], Path]) -> None:
