@@ -290,18 +290,20 @@ class SinkRunner:
             self._ready_since_s = None
 
     def _keep_bounds(self, end: tuple[int, int, int]) -> bool:
-        """Holds the lag against its bounds, from time to time; True if rows were given up."""
+        """Holds the lag against its bounds, from time to time; True if what was read is no longer what is to be delivered."""
         position, now_s = self._ledger.position, self._clock.monotonic()
         if now_s - self._bound_at_s < BOUND_INTERVAL_S or position.accepted_before >= end[2]:
             return False
         self._bound_at_s = now_s
+        must_read_again = False
         if self._options.lag_policy == "downsample":
             # From half of the bound on, so that thinning has a chance; the bound itself holds for every policy.
-            share = 4 if self._feed.is_thinning else 2
-            self._feed.is_thinning = self._bound(share).row > position.row
+            was_thinning = self._feed.is_thinning
+            self._feed.is_thinning = self._bound(4 if was_thinning else 2).row > position.row
+            must_read_again = self._feed.is_thinning and not was_thinning
         bound = self._bound(1)
         if bound.row <= position.row:
-            return False
+            return must_read_again
         self._ledger.jump(bound, "bound")
         return True
 

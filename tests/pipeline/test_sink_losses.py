@@ -94,6 +94,21 @@ def test_downsample_keeps_exactly_the_rows_it_says(bench: Callable[..., Bench], 
     assert sum(g.rows or 0 for g in b.gaps) == account.dropped["downsample"]
 
 
+def test_thinning_holds_for_rows_that_were_read_before_it_began(bench: Callable[..., Bench]) -> None:
+    b = bench(lag_policy="downsample", downsample_keep=5, lag_age_s=1000.0, flush_interval_s=10.0)
+    b.ticks(10)
+    b.runner.step()
+    assert b.sink.attempts == 0
+    b.clock.advance(900)
+    b.ticks(870)
+    b.run()
+    b.clock.advance(10)
+    b.run()
+    assert rows_of(b.samples) == [row for row in range(5, b.log.row) if row % 5 == 0]
+    assert b.sink.attempts == 1, "in batches as ever, although most ticks are left out whole"
+    assert b.runner.account().is_exact
+
+
 def test_rows_gone_from_the_log_are_counted_with_their_reason(bench: Callable[..., Bench]) -> None:
     b = bench()
     b.ticks(10)
