@@ -237,7 +237,8 @@ class Binder:
             return
         ref = entry.refs[asker]
         if not entry.is_gone:
-            if said.is_running:
+            # an answer may be older than the event that told the exit: only another start makes that one void
+            if said.is_running and entry.said is not None and said.started_ms != entry.said.started_ms:
                 entry.exit_code = None
         elif said.is_running:
             # what the runtime says now is of the next run of the same container

@@ -257,6 +257,9 @@ def test_a_survey_finds_what_no_event_told(bench: Bench) -> None:
         bench.server.has(_id(n), f"c{n}")
         bench.binder.appeared(_docker(n))
     wait(lambda: bench.of(_docker(1)) and bench.of(_docker(2)) and bench.is_connected())
+    bench.server.has(_id(2), "told")
+    bench.server.tell("rename", _id(2))
+    wait(lambda: bench.of(_docker(2)) == "told")  # what was to be asked for before that, has been
     bench.binder.resync()
     bench.server.targets.clear()
     bench.binder.resync()
@@ -297,6 +300,15 @@ def test_an_exit_code_that_comes_before_the_end(bench: Bench) -> None:
     wait(lambda: bench.of(_docker(2)) == "later")
     assert bench.binder.gone(_docker(1)) == Parting(3)
     assert bench.departed == []
+
+
+def test_an_exit_code_is_void_once_the_same_cgroup_has_another_run(bench: Bench) -> None:
+    _is_up(bench, 1)
+    bench.server.tell("die", _id(1), exitCode="3")
+    bench.server.has(_id(1), "again", State={"StartedAt": "2026-11-23T12:00:00Z"})
+    bench.server.tell("start", _id(1))
+    wait(lambda: bench.of(_docker(1)) == "again")
+    assert bench.binder.gone(_docker(1)).exit_code is None
 
 
 def test_an_exit_code_that_comes_after_the_end(bench: Bench) -> None:
