@@ -239,7 +239,7 @@ def is_loopback(host: str) -> bool:
 
 def _read_file(file: Path | None, environ: Mapping[str, str]) -> dict[str, Any]:
     named = file or (Path(environ["TIDEGAUGE_CONFIG"]) if environ.get("TIDEGAUGE_CONFIG") else None)
-    path = named or next((p for p in default_files() if p.exists()), None)
+    path = named or next((p for p in default_files() if os.path.exists(p)), None)  # False where it may not be looked for
     if path is None:
         return {}
     try:

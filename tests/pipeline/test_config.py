@@ -1,8 +1,11 @@
 """Merging, checking and messages of the configuration."""
 
+import os
+import pwd
 from pathlib import Path
 
 import pytest
+from tests.support import need
 
 from tidegauge.pipeline import collecting
 from tidegauge.pipeline import config as configuration
@@ -143,3 +146,16 @@ def test_every_runtime_is_recognised_unless_its_table_says_no(tmp_path: Path) ->
 def test_what_is_wrong_with_a_runtime_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         collecting.check(_load(tmp_path, text))
+
+
+def test_a_home_that_may_not_be_entered_holds_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need(os.geteuid() == 0, "root, to become somebody who may not enter a folder")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    monkeypatch.setenv("HOME", str(closed))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        assert configuration.load(None, {}, {}).sampler.dynamic
+    finally:
+        os.seteuid(0)
