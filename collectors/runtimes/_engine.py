@@ -217,8 +217,9 @@ class Engine:
                 raise NoData(f"no {self._namespace} engine answers at {', '.join(self._patterns)}")
             tell(RuntimeNews("connected"))
             look_s = time.monotonic() + _NEW_SOCKETS_S
+            ready = streams
             while not is_stopping():
-                for stream in select.select(streams, [], [], _LOOK_S)[0]:
+                for stream in ready:
                     lines = stream.lines()
                     if lines is None:
                         return
@@ -229,6 +230,7 @@ class Engine:
                     look_s += _NEW_SOCKETS_S
                     if set(self.sockets()) - set(sockets):
                         return
+                ready = select.select(streams, [], [], _LOOK_S)[0]
         finally:
             for stream in streams:
                 stream.close()

@@ -14,6 +14,8 @@ from tidegauge.pipeline.errors import CollectError, NoData
 LIMIT_BYTES = 32 << 20
 _LINE_BYTES = 1 << 20
 _HEAD_BYTES = 64 << 10
+_READS = 16
+"""Of a stream at a time: what never stops talking does not fill the memory."""
 
 
 def get(path: Path, target: str, timeout_s: float) -> bytes | None:
@@ -68,8 +70,12 @@ class Stream:
 
     def lines(self) -> Iterator[bytes] | None:
         """Whole lines that are there now, without waiting; None at the end of the stream."""
-        lines, is_open = [], True
-        while select.select([self._socket], [], [], 0)[0]:
+        # the first lines may have come together with the head
+        *lines, self._data = self._data.split(b"\n")
+        is_open = True
+        for _ in range(_READS):
+            if not select.select([self._socket], [], [], 0)[0]:
+                break
             try:
                 data = self._socket.recv(1 << 16)
             except OSError as exc:

@@ -249,6 +249,14 @@ def test_events_are_told_until_the_engine_goes(server: EngineServer) -> None:
     assert told == [RuntimeNews("connected"), RuntimeNews("changed", ID), RuntimeNews("exited", ID, 7)]
 
 
+def test_an_event_that_comes_together_with_the_head_is_not_kept_back(server: EngineServer) -> None:
+    line = json.dumps({"Action": "start", "Actor": {"ID": ID}}).encode() + b"\n"
+    server.says = b"HTTP/1.0 200 OK\r\n\r\n" + line + line[:10]
+    told: list[RuntimeNews] = []
+    _docker(server).watch(told.append, lambda: len(told) > 1)
+    assert told == [RuntimeNews("connected"), RuntimeNews("changed", ID)]
+
+
 def test_docker_is_asked_for_the_events_that_matter_alone(server: EngineServer) -> None:
     _docker(server).watch(lambda news: None, lambda: True)
     assert server.targets[0].startswith("/events?filters=")
