@@ -1,5 +1,6 @@
 """Names from a real Docker engine: before us and after us, renamed, restarted, killed, and with its daemon gone for a while."""
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -243,7 +244,15 @@ def test_the_whole_program_stores_names(client: "docker.DockerClient", engine: O
             return found and '"exit_code":5' in found[0][0].replace(" ", "")
 
         eventually(code, 30)
-        assert program.status()
+        program.configure(config + '[metadata]\nlabels = ["*"]\n')
+        assert program.process is not None
+        program.process.send_signal(signal.SIGHUP)
+        eventually(lambda: '"other"' in rows()[early.id][3], 30)
+        program.kill("sampler")
+        early.rename("renamed")
+        eventually(lambda: rows()[early.id][0] == "renamed", 30)
+        instances = program.sql("SELECT count(DISTINCT instance) FROM container WHERE path LIKE ?", f"%{early.id}")
+        assert instances == [(1,)]
 
 
 def _rows(rows: Any) -> dict[str, tuple[Any, ...]]:
