@@ -112,6 +112,8 @@ class Binder:
         self._entries: dict[str, _Entry] = {}
         self._pods: dict[str, tuple[str, str | None]] = {}
         """uid -> name and namespace, as a container of the pod had them."""
+        self._unidentified: dict[str, int] = {}
+        """Times that a plug-in failed over a path, by its name."""
         self._is_stopping = False
         self._bind: Callable[[str, str, Mapping[str, Any]], None] = lambda path, instance, fields: None
         self._depart: Callable[[str, int | None], None] = lambda instance, exit_code: None
@@ -205,7 +207,7 @@ class Binder:
         with self._lock:
             askers = self._askers.values()
             return {
-                "runtime_errors": {a.name: a.errors for a in askers},
+                "runtime_errors": self._unidentified | {a.name: a.errors + self._unidentified.get(a.name, 0) for a in askers},
                 "runtime_asks": {a.name: a.asks for a in askers},
                 "runtime_connected": {a.name: a.is_connected for a in askers},
                 # without those that only might be containers
@@ -279,7 +281,18 @@ class Binder:
     def _refs(self, path: str) -> list[tuple[str, RuntimeRef]]:
         if path == "/":
             return []
-        return [(name, ref) for name, runtime in self._runtimes if (ref := runtime.identify(path)) is not None]
+        found = []
+        for name, runtime in self._runtimes:
+            try:
+                ref = runtime.identify(path)
+            except Exception:  # noqa: BLE001 - one plug-in's failure never stops the sampling thread
+                if name not in self._unidentified:
+                    _LOG.exception("runtime %s cannot tell what %s is", name, path)
+                self._unidentified[name] = self._unidentified.get(name, 0) + 1
+                continue
+            if ref is not None:
+                found.append((name, ref))
+        return found
 
 
 class _Asker:
@@ -351,16 +364,13 @@ class _Asker:
     def _work(self) -> None:
         while (entry := self._next()) is not None:
             try:
-                said = self._runtime.describe(entry.refs[self.name])
+                self._answered(entry, self._runtime.describe(entry.refs[self.name]))
             except NoData as exc:
                 self._missed(entry, exc)
-                continue
             except Exception as exc:  # noqa: BLE001 - see survey
                 self._failed(exc)
                 with self._binder.lock:
                     self._again(entry)
-                continue
-            self._answered(entry, said)
 
     def _next(self) -> _Entry | None:
         """The container that is to be asked for now; None when it is to stop."""

@@ -544,6 +544,36 @@ def test_a_runtime_that_raises_anything_holds_up_nobody_else(tmp_path: Path) -> 
         server.stop()
 
 
+def test_a_runtime_that_says_nonsense_harms_neither_thread(caplog: pytest.LogCaptureFixture) -> None:
+    class Wild:
+        Config = object
+
+        def __init__(self, config: object) -> None:
+            self.asked = 0
+
+        def identify(self, path: str) -> RuntimeRef | None:
+            return RuntimeRef("wild", {"/a": "a"}[path])
+
+        def describe(self, ref: RuntimeRef) -> Any:
+            self.asked += 1
+            return "a name" if self.asked < 3 else Metadata(name="tame")
+
+    binder = Binder([("wild", Wild(None)), ("systemd", SystemdRuntime(SystemdConfig()))])
+    bound: list[Any] = []
+    binder.attach(lambda path, instance, fields: bound.append(fields["name"]), lambda instance, code: None)
+    binder.start()
+    try:
+        for path in ("/x.service", "/y.service"):
+            assert binder.named(_record(path)).name == path[1:]
+            binder.appeared(_record(path))
+        binder.appeared(_record("/a"))
+        wait(lambda: bound == ["tame"])
+        assert binder.counters()["runtime_errors"] == {"wild": 2 + 4}
+        assert len([r for r in caplog.records if "cannot tell" in r.message]) == 1
+    finally:
+        binder.stop()
+
+
 def test_the_threads_end_when_it_stops(bench: Bench) -> None:
     _is_up(bench, 1)
     before = {t for t in threading.enumerate() if t.name.endswith((" docker", " containerd"))}
