@@ -73,6 +73,8 @@ def in_sqlite(program: Program) -> "Counter[Reading]":
 
 def in_influxdb(server: Influxd, database: str = "tidegauge") -> "Counter[Reading]":
     found: Counter[Reading] = Counter()
+    if {"name": database} not in server.query("SHOW DATABASES"):
+        return found
     for row in server.query(
         'SELECT cpu_usage_ns, memory_usage_bytes, is_closing FROM "container", "host" GROUP BY *', database
     ):

@@ -159,13 +159,13 @@ def test_r6_a_disk_filled_again_and_again_with_a_store_down(tmp_path: Path, cgro
             for sink in ("influxdb", "sql", "witness"):
                 program.drained(sink)
         with program:
-            # What the stop left is delivered too.
             for sink in ("influxdb", "sql", "witness"):
                 program.drained(sink)
             accounts = {sink: program.account(sink) for sink in ("influxdb", "sql", "witness")}
-            everything = read_rows(witness)
-            in_sql, in_influx = in_sqlite(program), in_influxdb(influxd)
-            told = {"sql": own_gaps(program), "influxdb": own_gaps_in(influxd)}
+        # The stop delivers what came meanwhile: every store is up.
+        everything = read_rows(witness)
+        in_sql, in_influx = in_sqlite(program), in_influxdb(influxd)
+        told = {"sql": own_gaps(program), "influxdb": own_gaps_in(influxd)}
         with contextlib.closing(sqlite3.connect(program.database)) as db:
             assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     finally:
