@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tidegauge-vm"
+KERNEL = "linux-image-amd64"
+"""Debian's package that depends on its newest kernel."""
 TOOLS = ("qemu-system-x86_64", "busybox", "modprobe", "depmod", "apt-get", "dpkg")
 MODULES = ("virtio_pci", "virtio_blk", "9pnet_virtio", "9p", "overlay", "veth")
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -73,15 +75,24 @@ def _texts(lines: list[Path]) -> str:
     return "\n".join(line.read_text(errors="replace")[-3000:] for line in lines[:2] if line.exists())
 
 
+def has_kernel() -> bool:
+    """Whether a kernel is there or can be had. Ubuntu has none of that name, and keeps 9p in another package."""
+    return any((CACHE / "root").glob("boot/vmlinuz-*")) or _kernel_package() is not None
+
+
+def _kernel_package() -> str | None:
+    done = subprocess.run(["apt-cache", "depends", KERNEL], capture_output=True, text=True, check=False)
+    return next((d.split()[-1] for d in done.stdout.splitlines() if "Depends: linux-image-" in d), None)
+
+
 def _kernel() -> tuple[Path, str]:
     """Folder and version of the unpacked kernel, fetched from the system's package source at the first use."""
     root = CACHE / "root"
     if not any(root.glob("boot/vmlinuz-*")):
         CACHE.mkdir(parents=True, exist_ok=True)
-        depends = _output("apt-cache", "depends", "linux-image-amd64").splitlines()
-        package = next((d.split()[-1] for d in depends if "Depends: linux-image-" in d), None)
+        package = _kernel_package()
         if package is None:
-            raise VmError("the package source knows no linux-image-amd64")
+            raise VmError(f"the package source knows no {KERNEL}")
         _output("apt-get", "download", package)
         (archive,) = CACHE.glob("linux-image-*.deb")
         _output("dpkg", "-x", str(archive), str(root))

@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.timeout(1500)
 def passes_in_vm(hierarchy: str, *arguments: str) -> None:
     missing = harness.missing_tools()
     need(not missing, f"programs for the VM: {', '.join(missing)}")
+    need(harness.has_kernel(), f"Debian's kernel ({harness.KERNEL}), which this system's package source does not have")
     command = [
         sys.executable,
         "-m",
