@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkab
 
 import msgspec
 
-from tidegauge.pipeline.records import Container, Metric, Record, TableRows, Value, Values
+from tidegauge.pipeline.records import Container, Record, TableRows, Value, Values
 
 
 class Reader(Protocol):
@@ -280,6 +280,3 @@ class HistoryReader(Protocol):
     def points(self, instance: str, start_ms: int | None, end_ms: int | None, limit: int | None) -> Sequence[Point]:
         """The newest `limit` points within [start, end] of an instance, oldest first, all epochs in log order."""
         ...
-
-
-PluginMetrics = tuple[Metric, ...]

@@ -348,8 +348,8 @@ def test_a_failure_that_is_not_the_end_is_a_collect_error(
     reader.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
 def test_an_unreadable_file_is_none_and_counted(recorded_tree: Callable[[str], Path], tmp_path: Path) -> None:
+    need(os.geteuid() == 0, "root, to become somebody who may not read")
     root, path = busy_copy(recorded_tree, tmp_path)
     mounts = mounts_of(root, "cgroup1-vm")
     for folder in (tmp_path, *tmp_path.parents):

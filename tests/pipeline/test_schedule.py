@@ -35,6 +35,15 @@ def test_a_changed_interval_holds_from_now(schedule: Schedule) -> None:
     assert runs.acquire(timeout=5)
 
 
+def test_the_same_interval_again_puts_nothing_off(schedule: Schedule) -> None:
+    schedule.add("walk", lambda: None, 3600)
+    schedule.start()
+    [job] = schedule._scheduler.get_jobs()
+    due = job.next_run_time
+    schedule.set_interval("walk", 3600)
+    assert [j.next_run_time for j in schedule._scheduler.get_jobs()] == [due]
+
+
 def test_after_a_step_of_the_clock_jobs_run_at_once(schedule: Schedule) -> None:
     runs = threading.Semaphore(0)
     schedule.add("walk", runs.release, 3600)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.pipeline.journal.log import SMALL, Model, abandon, container, drain, filled, learn, put, samples
+from tests.support import need
 
 from tidegauge.pipeline.errors import ConfigError, JournalError
 from tidegauge.pipeline.journal import (
@@ -57,8 +58,7 @@ def test_rights_let_the_group_of_the_folder_read(tmp_path: Path) -> None:
 
 
 def test_files_take_the_group_that_the_folder_was_given(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root gives files away")
+    need(os.geteuid() == 0, "root, to give files away")
     folder = tmp_path / "journal"
     folder.mkdir()
     os.chown(folder, 0, 12345)
