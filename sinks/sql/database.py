@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,13 +48,27 @@ def writing_engine(path: Path, busy_timeout_s: float) -> sa.Engine:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         conn = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
-        conn.execute("PRAGMA journal_mode = WAL")
+        _use_wal(conn, busy_timeout_s)
         conn.execute("PRAGMA synchronous = NORMAL")
         conn.execute("PRAGMA foreign_keys = OFF")
         conn.execute(f"PRAGMA journal_size_limit = {64 << 20}")
         return conn
 
     return _engine(connect, "BEGIN IMMEDIATE", NullPool)
+
+
+def _use_wal(conn: sqlite3.Connection, busy_timeout_s: float) -> None:
+    """Turns the write-ahead log on. SQLite's own timeout does not hold where two connections turn it on at once."""
+    until_s = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            conn.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until_s:
+                conn.close()
+                raise
+        time.sleep(0.01)
 
 
 def reading_engine(path: Path, busy_timeout_s: float) -> sa.Engine:
