@@ -13,6 +13,7 @@ from tidegauge.cli.toml_text import to_toml
 from tidegauge.pipeline import registry
 from tidegauge.pipeline.config import DEFAULT_SINKS, SECRET_KEYS, Config
 from tidegauge.pipeline.options import RunnerOptions
+from tidegauge.pipeline.remote_options import RemoteOptions
 
 _HEAD = """# Configuration
 
@@ -29,7 +30,7 @@ variable, or the key with `_file`. `tidegauge config check` names what is wrong;
 
 def reference() -> str:
     """The whole page."""
-    parts = [_HEAD, "## Top level\n", *_table(Config, skip=("collectors", "runtimes", "sinks"))]
+    parts = [_HEAD, "## Top level\n", *_table(Config, skip=("collectors", "runtimes", "remotes", "sinks"))]
     for field in msgspec.structs.fields(Config):
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             parts += [f"\n## `[{field.name}]`\n", *_table(field.type)]
@@ -52,6 +53,16 @@ def reference() -> str:
         if cls.__module__.startswith("tidegauge."):
             parts += [f"\n### `[runtimes.{name}]`\n", f"{_summary(cls)}\n", *_table(cls.Config)]
     parts += [
+        "\n## `[remotes.NAME]`\n",
+        "Another host, recorded beside this one, under a name of your choice; see [remotes](remotes.md). The keys of this "
+        "table hold for every format, those of the format stand beside them.\n",
+        *_table(RemoteOptions),
+    ]
+    for name in registry.available(registry.REMOTES):
+        cls = registry.load(registry.REMOTES, name)
+        if cls.__module__.startswith("tidegauge."):
+            parts += [f"\n### `format = \"{name}\"`\n", f"{_summary(cls)}\n", *_table(cls.Config)]
+    parts += [
         "\n## `[sinks.NAME]`\n",
         f"{' and '.join(f'`{n}`' for n in DEFAULT_SINKS)} run unless their table says `enabled = false`; any other runs when "
         "its table is there. With `plugin` one plug-in can run twice under two names. The keys of this table hold for every "
@@ -73,7 +84,7 @@ def _table(struct: type[Any], skip: tuple[str, ...] = ()) -> Iterator[str]:
     fields = [
         f
         for f in msgspec.structs.fields(struct)
-        if f.name not in skip and not (isinstance(f.type, type) and issubclass(f.type, msgspec.Struct))
+        if f.name not in (*skip, "groups") and not (isinstance(f.type, type) and issubclass(f.type, msgspec.Struct))
     ]
     if not fields:
         yield "No keys of its own."

@@ -6,11 +6,13 @@ time, and comparing bytes costs a twentieth of parsing them; a read size that fi
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from enum import Enum, auto
+from operator import itemgetter
 from typing import NamedTuple
 
 from tidegauge.collectors._kernel_text import Faults, Parser, percpu_rows
+from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.errors import CollectError
 from tidegauge.pipeline.records import TableRows, Value, Values
 
@@ -21,9 +23,14 @@ METRICS = (
     "cpu_periods",
     "cpu_throttled_periods",
     "cpu_throttled_ns",
+    "cpu_burst_periods",
+    "cpu_burst_ns",
     "memory_usage_bytes",
     "memory_max_usage_bytes",
     "memory_working_set_bytes",
+    "memory_reclaim_scanned_pages",
+    "memory_reclaimed_pages",
+    "memory_kernel_bytes",
     "memory_rss_bytes",
     "memory_cache_bytes",
     "memory_mapped_file_bytes",
@@ -31,8 +38,13 @@ METRICS = (
     "memory_inactive_file_bytes",
     "memory_page_faults",
     "memory_major_page_faults",
+    "memory_dirty_bytes",
+    "memory_writeback_bytes",
+    "memory_refaulted_file_pages",
+    "memory_refaulted_anon_pages",
     "memory_swap_bytes",
     "memory_limit_bytes",
+    "memory_high_events",
     "memory_failures",
     "memory_oom_kills",
     "pids_current",
@@ -104,8 +116,31 @@ class Place(NamedTuple):
     disk: Disk | None = None
 
 
+class Selection:
+    """What of METRICS and of the tables is collected: the groups that are on."""
+
+    def __init__(self, groups: Set[str], tables: Sequence[str]) -> None:
+        """`tables` are those that the collector can give, in order."""
+        catalogue = Catalogue()
+        self._is_on = [catalogue[name].group in groups for name in METRICS]
+        self.metrics = tuple(name for name, is_on in zip(METRICS, self._is_on, strict=True) if is_on)
+        self.tables = tuple(t for t in tables if catalogue.of_table(t)[0].group in groups)
+        places = [i for i, is_on in enumerate(self._is_on) if is_on]
+        self.pick: Callable[[Sequence[Value]], Values] = tuple
+        """Values of METRICS -> those that are collected."""
+        if len(places) < len(METRICS):
+            self.pick = itemgetter(*places) if len(places) > 1 else lambda values: tuple(values[i] for i in places)
+
+    def files(self, files: Iterable[File]) -> tuple[File, ...]:
+        """Those that give something of what is collected; the first always, as its counter may serve as the probe."""
+        return tuple(f for i, f in enumerate(files) if not i or self._is_wanted(f))
+
+    def _is_wanted(self, file: File) -> bool:
+        return "percpu" in self.tables if file.table is Table.PERCPU else any(self._is_on[file.start : file.stop])
+
+
 class CgroupReader:
-    """Values of METRICS, rows of disk_io (and percpu) for one container.
+    """Values of the selected METRICS, rows of disk_io (and percpu) for one container.
 
     The first file of the first place is the probe's: it is read before all others, and its descriptor stays open as long as
     the reader, so that a directory made anew under the same name is not taken for this container. Sampling thread only.
@@ -117,7 +152,6 @@ class CgroupReader:
         "_disk_group",
         "_faults",
         "_files",
-        "_has_percpu",
         "_places",
         "_plan",
         "_probe_fd",
@@ -125,6 +159,7 @@ class CgroupReader:
         "_probe_scale",
         "_probe_value",
         "_raws",
+        "_selection",
         "_tables",
         "_usage_from_stat",
         "_values",
@@ -134,8 +169,8 @@ class CgroupReader:
         self,
         places: Sequence[Place],
         faults: Faults,
+        selection: Selection,
         *,
-        has_percpu: bool,
         usage_from_stat: bool = False,
     ) -> None:
         """Opens the probe's file alone: the first that can be opened. FileNotFoundError if there is none.
@@ -144,11 +179,11 @@ class CgroupReader:
         """
         self._places = list(places)
         self._faults = faults
-        self._has_percpu = has_percpu
+        self._selection = selection
         self._usage_from_stat = usage_from_stat
         self._current: list[Value] = [None] * len(METRICS)
-        self._values: Values = tuple(self._current)
-        self._tables: tuple[TableRows | None, ...] = (None, None) if has_percpu else (None,)
+        self._values: Values = selection.pick(self._current)
+        self._tables: tuple[TableRows | None, ...] = (None,) * len(selection.tables)
         self._files: list[File] = []
         self._plan: list[tuple[int, int]] | None = None
         self._raws: list[bytes] = []
@@ -175,7 +210,7 @@ class CgroupReader:
         return self._probe_value
 
     def read(self) -> Values:
-        """Values of METRICS, the CPU usage counter read first. FileNotFoundError when the container is gone."""
+        """Values of the selected METRICS, the CPU usage counter read first. FileNotFoundError when the container is gone."""
         if self._plan is None:
             raws = self._open()
         else:
@@ -188,7 +223,7 @@ class CgroupReader:
         return self._values
 
     def read_tables(self) -> tuple[TableRows | None, ...]:
-        """Rows of disk_io and, on v1, percpu, as of the last `read`."""
+        """Rows of the selected tables, as of the last `read`."""
         return self._tables
 
     def park(self) -> None:
@@ -242,7 +277,7 @@ class CgroupReader:
         except OSError as exc:
             self.park()
             raise _failure(exc, self._places[0]) from exc
-        self._tables = (None, None) if self._has_percpu else (None,)
+        self._tables = (None,) * len(self._selection.tables)
         return raws
 
     def _add(self, directory: str, file: File, raws: list[bytes], fd: int = -1) -> bytes | None:
@@ -308,7 +343,7 @@ class CgroupReader:
         self._plan = [self._plan[i] for i in kept]
         self._raws = []
         self._current = [None] * len(METRICS)
-        self._tables = (None, None) if self._has_percpu else (None,)
+        self._tables = (None,) * len(self._selection.tables)
         return raws
 
     def _update(self, raws: list[bytes]) -> None:
@@ -342,17 +377,17 @@ class CgroupReader:
             current[USAGE] = _sum(current[RSS], current[CACHE])
         usage, inactive = current[USAGE], current[INACTIVE_FILE]
         current[WORKING_SET] = None if usage is None or inactive is None else max(0, usage - inactive)
-        self._values = tuple(current)
+        self._values = self._selection.pick(current)
         if is_disk_changed or percpu is not None:
             self._update_tables(raws, is_disk_changed, percpu)
 
     def _update_tables(self, raws: list[bytes], is_disk_changed: bool, percpu: bytes | None) -> None:
-        rows = list(self._tables)
+        rows = dict(zip(self._selection.tables, self._tables, strict=True))
         if is_disk_changed and self._disk is not None:
-            rows[0] = self._disk.rows([raw for f, raw in zip(self._files, raws, strict=True) if f.table is Table.DISK])
+            rows["disk_io"] = self._disk.rows([raw for f, raw in zip(self._files, raws, strict=True) if f.table is Table.DISK])
         if percpu is not None:
-            rows[1] = percpu_rows(percpu, self._faults)
-        self._tables = tuple(rows)
+            rows["percpu"] = percpu_rows(percpu, self._faults)
+        self._tables = tuple(rows.values())
 
 
 def _sum(a: Value, b: Value) -> Value:

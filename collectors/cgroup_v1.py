@@ -12,12 +12,14 @@ from pathlib import Path
 import msgspec
 
 from tidegauge.collectors._block_devices import BlockDevices
-from tidegauge.collectors._cgroup_reader import METRICS, CgroupReader, Disk, File, Place, Table, file
+from tidegauge.collectors._cgroup_reader import CgroupReader, Disk, File, Place, Selection, Table, file
 from tidegauge.collectors._kernel_text import DeviceNames, Faults, Faulty, KeyedFile, blkio_rows, limit_file, number_file
+from tidegauge.collectors._oom_files import keyed, read_of
 from tidegauge.collectors.cgroup_paths import Mode, directory, find_mounts
-from tidegauge.collectors.cgroup_v2 import cpu_files, io_disk, memory_files, pids_files, pressure_files
+from tidegauge.collectors.cgroup_v2 import cpu_files, io_disk, memory_files, pids_files, pressure_files, unified_oom_counts
 from tidegauge.pipeline.errors import NoData
-from tidegauge.pipeline.plugin import Hierarchy
+from tidegauge.pipeline.groups import DEFAULT_GROUPS
+from tidegauge.pipeline.plugin import Hierarchy, OomCounts
 from tidegauge.pipeline.records import Container, TableRows
 
 _BLKIO_POLICIES = ("blkio.bfq.", "blkio.", "blkio.throttle.")
@@ -27,6 +29,7 @@ _BLKIO_POLICIES = ("blkio.bfq.", "blkio.", "blkio.throttle.")
 class CgroupV1Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sys: Path = Path("/sys")
     proc: Path = Path("/proc")
+    groups: frozenset[str] = DEFAULT_GROUPS
 
 
 def _cpuacct_files(faults: Faults) -> tuple[File, ...]:
@@ -39,18 +42,20 @@ def _cpuacct_files(faults: Faults) -> tuple[File, ...]:
 
 
 def _cpu_files(faults: Faults) -> tuple[File, ...]:
-    keys = {"nr_periods": 1, "nr_throttled": 1, "throttled_time": 1}
-    return (file("cpu.stat", "cpu_periods", "cpu_throttled_ns", KeyedFile(faults, keys)),)
+    keys = dict.fromkeys(("nr_periods", "nr_throttled", "throttled_time", "nr_bursts", "burst_time"), 1)
+    return (file("cpu.stat", "cpu_periods", "cpu_burst_ns", KeyedFile(faults, keys)),)
 
 
 def _memory_files(faults: Faults) -> tuple[File, ...]:
-    stat = ("rss", "cache", "mapped_file", "active_file", "inactive_file", "pgfault", "pgmajfault", "swap")
+    stat = ["rss", "cache", "mapped_file", "active_file", "inactive_file", "pgfault", "pgmajfault", "dirty", "writeback"]
+    stat += ["workingset_refault_file", "workingset_refault_anon", "swap"]
     keys = {f"total_{key}": 1 for key in stat}
     number, limit = number_file(faults), limit_file(faults)
     return (
         file("memory.usage_in_bytes", "memory_usage_bytes", "memory_usage_bytes", number),
         file("memory.max_usage_in_bytes", "memory_max_usage_bytes", "memory_max_usage_bytes", number),
         file("memory.stat", "memory_rss_bytes", "memory_swap_bytes", KeyedFile(faults, keys)),
+        file("memory.kmem.usage_in_bytes", "memory_kernel_bytes", "memory_kernel_bytes", number),
         file("memory.limit_in_bytes", "memory_limit_bytes", "memory_limit_bytes", limit),
         file("memory.failcnt", "memory_failures", "memory_failures", number),
         file("memory.oom_control", "memory_oom_kills", "memory_oom_kills", KeyedFile(faults, {"oom_kill": 1})),
@@ -82,38 +87,49 @@ class CgroupV1Collector(Faulty):
     """
 
     Config = CgroupV1Config
-    metrics = METRICS
-    tables = ("disk_io", "percpu")
+    oom_signs = ("memory_oom_kills",)
+    groups = ("cpu", "percpu", "memory", "pids", "oom_event", "pressure", "diskIO")
 
     def __init__(self, config: CgroupV1Config) -> None:
         self._sys = config.sys
         self._mounts = mounts = find_mounts(config.sys, config.proc)
         self._faults = faults = Faults()
+        self._selection = chosen = Selection(config.groups, ("disk_io", "percpu"))
+        self.metrics, self.tables = chosen.metrics, chosen.tables
         device_name = BlockDevices(config.sys, config.proc).name
-        self._pressure = pressure_files(faults, "{}.pressure")
-        self._host_pressure = Place(str(config.proc / "pressure"), pressure_files(faults, "{}"))
+        pressure, disk_io = "pressure" in config.groups, "disk_io" in chosen.tables
+        self._pressure = pressure_files(faults, "{}.pressure") if pressure else ()
+        self._host_pressure = Place(str(config.proc / "pressure"), pressure_files(faults, "{}") if pressure else ())
         v1: dict[str, tuple[tuple[File, ...], Disk | None]] = {
-            "cpuacct": (_cpuacct_files(faults), None),
-            "memory": (_memory_files(faults), None),
-            "pids": (pids_files(faults), None),
-            "cpu": (_cpu_files(faults), None),
-            "blkio": ((), _blkio_disk(mounts.v1.get("blkio", config.sys), faults, device_name)),
+            "cpuacct": (chosen.files(_cpuacct_files(faults)), None),
+            "memory": (chosen.files(_memory_files(faults)), None),
+            "pids": (chosen.files(pids_files(faults)), None),
+            "cpu": (chosen.files(_cpu_files(faults)), None),
+            "blkio": ((), _blkio_disk(mounts.v1.get("blkio", config.sys), faults, device_name) if disk_io else None),
         }
         unified: dict[str, tuple[tuple[File, ...], Disk | None]] = {
             "cpu": (cpu_files(faults), None),
             "memory": (memory_files(faults), None),
             "pids": (pids_files(faults), None),
-            "blkio": ((), io_disk(faults, device_name)),
+            "blkio": ((), io_disk(faults, device_name) if disk_io else None),
         }
         # the first place that exists has the probe's file, so what counts activity best stands first
         self._parts: list[tuple[Path, tuple[File, ...], Disk | None]] = [(mounts.v1[c], *v1[c]) for c in v1 if c in mounts.v1]
         if mounts.unified is not None:
             living = [c for c in unified if mounts.lives_in_unified(c)]
-            files = tuple(f for c in living for f in unified[c][0])
+            files = chosen.files(f for c in living for f in unified[c][0])
             disk = unified["blkio"][1] if "blkio" in living else None
             is_probe = "cpu" in living and "cpuacct" not in mounts.v1
             if living:
                 self._parts.insert(0 if is_probe else len(self._parts), (mounts.unified, files, disk))
+
+    def oom_counts(self, container: Container) -> OomCounts | None:
+        """v1 counts kills (from Linux 4.13 on), each where its victim lived, and no cgroup's own OOMs."""
+        if "memory" not in self._mounts.v1:
+            is_there = self._mounts.mode is not Mode.V2 and self._mounts.lives_in_unified("memory")
+            return unified_oom_counts(self._mounts.unified, container) if is_there else None
+        raw = read_of(self._mounts.v1["memory"], "memory", container, "memory.oom_control")
+        return None if raw is None else OomCounts(None, keyed(raw).get("oom_kill"))
 
     def hierarchies(self) -> tuple[Hierarchy, ...]:
         """Hierarchies with values for us, cpuacct first; () on a pure v2 host."""
@@ -137,6 +153,6 @@ class CgroupV1Collector(Faulty):
         elif self._mounts.unified is not None and os.path.isdir(where := directory(self._mounts.unified, container.path)):
             places.append(Place(where, self._pressure))
         try:
-            return CgroupReader(places, self._faults, has_percpu=True)
+            return CgroupReader(places, self._faults, self._selection)
         except FileNotFoundError:
             return None

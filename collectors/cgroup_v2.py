@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from tidegauge.collectors._block_devices import BlockDevices
-from tidegauge.collectors._cgroup_reader import METRICS, CgroupReader, Disk, File, Place, file
+from tidegauge.collectors._cgroup_reader import CgroupReader, Disk, File, Place, Selection, file
 from tidegauge.collectors._kernel_text import (
     DeviceNames,
     Faults,
@@ -22,33 +22,44 @@ from tidegauge.collectors._kernel_text import (
     number_file,
     pressure_file,
 )
+from tidegauge.collectors._oom_files import keyed, read_of
 from tidegauge.collectors.cgroup_paths import Mode, directory, find_mounts
 from tidegauge.pipeline.errors import NoData
-from tidegauge.pipeline.plugin import Hierarchy
+from tidegauge.pipeline.groups import DEFAULT_GROUPS
+from tidegauge.pipeline.plugin import Hierarchy, OomCounts
 from tidegauge.pipeline.records import Container, TableRows
 
 
 class CgroupV2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sys: Path = Path("/sys")
     proc: Path = Path("/proc")
+    groups: frozenset[str] = DEFAULT_GROUPS
 
 
 def cpu_files(faults: Faults) -> tuple[File, ...]:
     us = 1000
     keys = {"usage_usec": us, "user_usec": us, "system_usec": us, "nr_periods": 1, "nr_throttled": 1, "throttled_usec": us}
-    return (file("cpu.stat", "cpu_usage_ns", "cpu_throttled_ns", KeyedFile(faults, keys)),)
+    keys |= {"nr_bursts": 1, "burst_usec": us}
+    return (file("cpu.stat", "cpu_usage_ns", "cpu_burst_ns", KeyedFile(faults, keys)),)
 
 
 def memory_files(faults: Faults) -> tuple[File, ...]:
-    stat = ("anon", "file", "file_mapped", "active_file", "inactive_file", "pgfault", "pgmajfault")
+    stat = ["pgscan", "pgsteal", "kernel", "anon", "file", "file_mapped", "active_file", "inactive_file", "pgfault"]
+    stat += ["pgmajfault", "file_dirty", "file_writeback", "workingset_refault_file", "workingset_refault_anon"]
+    events = ("high", "max", "oom_kill")
     number, limit = number_file(faults), limit_file(faults)
     return (
         file("memory.current", "memory_usage_bytes", "memory_usage_bytes", number),
         file("memory.peak", "memory_max_usage_bytes", "memory_max_usage_bytes", number),
-        file("memory.stat", "memory_rss_bytes", "memory_major_page_faults", KeyedFile(faults, dict.fromkeys(stat, 1))),
+        file(
+            "memory.stat",
+            "memory_reclaim_scanned_pages",
+            "memory_refaulted_anon_pages",
+            KeyedFile(faults, dict.fromkeys(stat, 1)),
+        ),
         file("memory.swap.current", "memory_swap_bytes", "memory_swap_bytes", number),
         file("memory.max", "memory_limit_bytes", "memory_limit_bytes", limit),
-        file("memory.events", "memory_failures", "memory_oom_kills", KeyedFile(faults, {"max": 1, "oom_kill": 1})),
+        file("memory.events", "memory_high_events", "memory_oom_kills", KeyedFile(faults, dict.fromkeys(events, 1))),
     )
 
 
@@ -75,6 +86,17 @@ def io_disk(faults: Faults, device_name: DeviceNames) -> Disk:
     return Disk((("io.stat",),), rows)
 
 
+def unified_oom_counts(root: Path | None, container: Container) -> OomCounts | None:
+    """The cgroup's own counters: memory.events.local, before Linux 5.2 memory.events, which did not count descendants then."""
+    if root is None:
+        return None
+    for name in ("memory.events.local", "memory.events"):
+        if (raw := read_of(root, "unified", container, name)) is not None:
+            counts = keyed(raw)
+            return OomCounts(counts.get("oom"), counts.get("oom_kill"))
+    return None
+
+
 class CgroupV2Collector(Faulty):
     """Counters and gauges of the table `sample` (all but the load) and disk_io, for every cgroup and the host.
 
@@ -83,18 +105,23 @@ class CgroupV2Collector(Faulty):
     """
 
     Config = CgroupV2Config
-    metrics = METRICS
-    tables = ("disk_io",)
+    oom_signs = ("memory_oom_kills", "memory_failures")  # these count descendants too, and every failure before an OOM
+    groups = ("cpu", "memory", "pids", "oom_event", "pressure", "diskIO")
 
     def __init__(self, config: CgroupV2Config) -> None:
         self._sys = config.sys
         self._mounts = find_mounts(config.sys, config.proc)
         self._faults = faults = Faults()
-        pressure = pressure_files(faults, "{}.pressure")
-        self._host_pressure = Place(str(config.proc / "pressure"), pressure_files(faults, "{}"))
-        self._files = (*cpu_files(faults), *memory_files(faults), *pids_files(faults))
-        self._pressure = pressure
-        self._disk = io_disk(faults, BlockDevices(config.sys, config.proc).name)
+        self._selection = chosen = Selection(config.groups, ("disk_io",))
+        self.metrics, self.tables = chosen.metrics, chosen.tables
+        pressure = "pressure" in config.groups
+        self._host_pressure = Place(str(config.proc / "pressure"), pressure_files(faults, "{}") if pressure else ())
+        self._files = chosen.files((*cpu_files(faults), *memory_files(faults), *pids_files(faults)))
+        self._pressure = pressure_files(faults, "{}.pressure") if pressure else ()
+        self._disk = io_disk(faults, BlockDevices(config.sys, config.proc).name) if chosen.tables else None
+
+    def oom_counts(self, container: Container) -> OomCounts | None:
+        return unified_oom_counts(self._mounts.unified, container) if self._mounts.mode is Mode.V2 else None
 
     def hierarchies(self) -> tuple[Hierarchy, ...]:
         """The unified hierarchy on a pure v2 host, () on any other."""
@@ -115,6 +142,6 @@ class CgroupV2Collector(Faulty):
         # the root of a cgroup namespace looks like the host and has the file that the real root lacks
         usage_from_stat = container.is_host and not os.path.exists(f"{where}/memory.current")
         try:
-            return CgroupReader(places, self._faults, has_percpu=False, usage_from_stat=usage_from_stat)
+            return CgroupReader(places, self._faults, self._selection, usage_from_stat=usage_from_stat)
         except FileNotFoundError:
             return None

@@ -99,6 +99,7 @@ class DiskstatsCollector:
     """Table `host_disk`: requests, bytes and times of each block device, loop and RAM devices left out by default."""
 
     Config = DiskstatsConfig
+    groups = ("host",)
     metrics = ()
     tables = ("host_disk",)
 

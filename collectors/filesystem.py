@@ -234,6 +234,7 @@ class FilesystemCollector:
     """Table `filesystem`: limit, usage and available bytes, inodes and free inodes of each device that is mounted."""
 
     Config = FilesystemConfig
+    groups = ("filesystem",)
     metrics = ()
     tables = ("filesystem",)
     is_slow = True

@@ -36,6 +36,7 @@ class LoadavgCollector:
     """Three gauges without unit: runnable and uninterruptible tasks, mean over 1, 5 and 15 minutes."""
 
     Config = LoadavgConfig
+    groups = ("host",)
     metrics = ("load1", "load5", "load15")
 
     def __init__(self, config: LoadavgConfig) -> None:

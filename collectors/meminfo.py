@@ -75,6 +75,7 @@ class MeminfoCollector:
     """Gauges of memory and swap, and two counters of swap traffic, all in bytes."""
 
     Config = MeminfoConfig
+    groups = ("host",)
     metrics = (*_MEMINFO.values(), *_VMSTAT.values())
 
     def __init__(self, config: MeminfoConfig) -> None:

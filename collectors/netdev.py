@@ -146,6 +146,7 @@ class NetdevCollector(Faulty):
     """
 
     Config = NetdevConfig
+    groups = ("network",)
     metrics: tuple[str, ...] = ()
     tables = ("network",)
 

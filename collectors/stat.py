@@ -82,6 +82,7 @@ class StatCollector:
     """Counters and two gauges of the scheduler, and table `host_cpu`: ns by mode for all CPUs together and for each one."""
 
     Config = StatConfig
+    groups = ("host",)
     metrics = (
         "host_context_switches",
         "host_interrupts",

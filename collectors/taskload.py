@@ -1,4 +1,4 @@
-"""Smoothed number of running tasks of each container, and its tasks by state.
+"""Smoothed numbers of running and of uninterruptible tasks of each container, and its tasks by state.
 
 Source: v1 netlink (accounting/cgroupstats.rst); v2 PROC/TID/task/TID/stat of the threads in cgroup.threads; the host
 PROC/loadavg. No privileges; seccomp rules may refuse netlink to a container.
@@ -56,20 +56,24 @@ class SmoothedLoad:
 
 
 class TaskloadReader:
-    """cpu_load_milli, then the states if they are wanted; all None when they could not be counted."""
+    """The two loads, then the states if they are wanted; all None when they could not be counted."""
 
-    __slots__ = ("_clock", "_count", "_load", "_with_states")
+    __slots__ = ("_clock", "_count", "_load", "_load_d", "_with_states")
 
     def __init__(self, count: Counter, clock: Callable[[], float], with_states: bool) -> None:
         self._count = count
         self._clock = clock
         self._with_states = with_states
         self._load = SmoothedLoad()
+        self._load_d = SmoothedLoad()
 
     def read(self) -> Values:
         states = self._count()
-        load: Value = None if states.running is None else self._load.update(states.running, self._clock())
-        return (load, *states) if self._with_states else (load,)
+        now_s = self._clock()
+        waiting = states.uninterruptible
+        load: Value = None if states.running is None else self._load.update(states.running, now_s)
+        load_d: Value = None if waiting is None else self._load_d.update(waiting, now_s)
+        return (load, load_d, *states) if self._with_states else (load, load_d)
 
     def close(self) -> None: ...
 
@@ -77,13 +81,14 @@ class TaskloadReader:
 class TaskloadCollector(Faulty):
     """Running tasks, smoothed over 10 s by the real time between samples, times 1000 (cAdvisor's `load_average`).
 
-    Tasks in uninterruptible sleep are not part of it: they wait, and have a count of their own.
+    Tasks in uninterruptible sleep are not part of it: they wait, and have a load of their own.
     """
 
     Config = TaskloadConfig
+    groups = ("cpuLoad",)
 
     def __init__(self, config: TaskloadConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        self.metrics: tuple[str, ...] = ("cpu_load_milli", *(_STATES if config.task_states else ()))
+        self.metrics: tuple[str, ...] = ("cpu_load_milli", "cpu_load_d_milli", *(_STATES if config.task_states else ()))
         self._config = config
         self._clock = clock
         self._mounts = find_mounts(config.sys, config.proc)

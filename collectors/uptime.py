@@ -32,6 +32,7 @@ class UptimeCollector:
     """One gauge in seconds."""
 
     Config = UptimeConfig
+    groups = ("host",)
     metrics = ("uptime_seconds",)
 
     def __init__(self, config: UptimeConfig) -> None:

@@ -6,6 +6,7 @@ from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline import registry
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.config import Config
+from tidegauge.pipeline.remotes import Remote
 from tidegauge.pipeline.runtimes import Binder
 
 
@@ -15,6 +16,8 @@ def build(config: Config) -> tuple[list[tuple[str, Any]], Catalogue]:
     collectors = []
     for name, table in configuration.collector_tables(config).items():
         cls = registry.load(registry.COLLECTORS, name)
+        if (groups := getattr(cls, "groups", ())) and not config.metrics.groups.intersection(groups):
+            continue
         collectors.append((name, cls(registry.configure(cls, f"collectors.{name}", table, config.settings))))
         catalogue.add(name, getattr(cls, "fragment", ()))
     return collectors, catalogue
@@ -29,6 +32,15 @@ def build_binder(config: Config) -> Binder:
     return Binder(runtimes, config.metadata)
 
 
+def build_remotes(config: Config) -> list[Remote]:
+    """The other hosts that are asked. ConfigError if a table is wrong."""
+    remotes = []
+    for name, table in configuration.remote_tables(config).items():
+        cls, options, own = configuration.split_remote(name, table)
+        remotes.append(Remote(name, options, cls(own)))
+    return remotes
+
+
 def check(config: Config) -> None:
     """Builds every plug-in that runs, and starts none. ConfigError for the first that is wrong."""
     collectors, _ = build(config)
@@ -36,6 +48,8 @@ def check(config: Config) -> None:
         if (close := getattr(collector, "close", None)) is not None:
             close()
     build_binder(config)
+    for remote in build_remotes(config):
+        remote.plugin.close()
     for name, table in configuration.sink_tables(config).items():
         cls, _, own = configuration.split_sink(name, table, config)
         cls(own)

@@ -18,9 +18,11 @@ import msgspec
 
 from tidegauge.pipeline import registry
 from tidegauge.pipeline.errors import ConfigError
+from tidegauge.pipeline.groups import MetricsConfig
 from tidegauge.pipeline.journal import JournalConfig
 from tidegauge.pipeline.metadata import MetadataConfig
 from tidegauge.pipeline.options import RunnerOptions
+from tidegauge.pipeline.remote_options import RemoteOptions
 from tidegauge.pipeline.sampler_config import SamplerConfig
 
 SECRET_KEYS = frozenset({"token", "password"})
@@ -75,12 +77,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogConfig = LogConfig()
     roots: RootsConfig = RootsConfig()
     sampler: SamplerConfig = SamplerConfig()
+    metrics: MetricsConfig = MetricsConfig()
     metadata: MetadataConfig = MetadataConfig()
     journal: JournalConfig = JournalConfig()
     http: HttpConfig = HttpConfig()
     collectors: Mapping[str, Any] = msgspec.field(default_factory=dict)
     runtimes: Mapping[str, Any] = msgspec.field(default_factory=dict)
     sinks: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    remotes: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -91,6 +95,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "rootfs": self.roots.rootfs,
             "state_dir": self.state_dir,
             "host": self.host,
+            "groups": self.metrics.groups,
         }
 
     @property
@@ -148,6 +153,26 @@ def runtime_tables(config: Config) -> dict[str, Mapping[str, Any]]:
     return _installed_tables(config.runtimes, registry.RUNTIMES)
 
 
+def remote_tables(config: Config) -> dict[str, Mapping[str, Any]]:
+    """Tables of the other hosts that are asked; those with `enabled = false` are left out."""
+    return {name: table for name, table in sorted(config.remotes.items()) if is_enabled(table, f"remotes.{name}")}
+
+
+def split_remote(name: str, table: Mapping[str, Any]) -> tuple[Any, RemoteOptions, Any]:
+    """Class of the remote's format, the options of every remote, and the format's own Config."""
+    path = f"remotes.{name}"
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{path}: expected a name of letters, digits, _ and -, got {name!r}")
+    keys = {f.name for f in msgspec.structs.fields(RemoteOptions)}
+    options: RemoteOptions = registry.convert({k: v for k, v in table.items() if k in keys}, RemoteOptions, path)
+    formats = registry.available(registry.REMOTES)
+    if options.format not in formats:
+        raise ConfigError(f"{path}.format: expected one of {', '.join(formats)}, got {options.format!r}")
+    cls = registry.load(registry.REMOTES, options.format)
+    # no settings: `host` is the other host here
+    return cls, options, registry.configure(cls, path, {k: v for k, v in table.items() if k not in keys}, {})
+
+
 def _installed_tables(tables: Mapping[str, Any], group: str) -> dict[str, Mapping[str, Any]]:
     installed = registry.available(group)
     key = group.removeprefix("tidegauge.")
@@ -199,7 +224,7 @@ def loads(data: bytes) -> Config:
 
 
 def _check(config: Config) -> None:
-    for group in ("collectors", "runtimes", "sinks"):
+    for group in ("collectors", "runtimes", "remotes", "sinks"):
         for name, table in getattr(config, group).items():
             if not isinstance(table, Mapping):
                 raise ConfigError(f"{group}.{name}: expected a table, got {table!r}")

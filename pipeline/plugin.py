@@ -1,10 +1,10 @@
 """The interfaces that plug-ins implement: Collector, Reader, Runtime, Sink and their optional abilities. Public API.
 
-All register by entry point (`tidegauge.collectors`, `tidegauge.runtimes`, `tidegauge.sinks`); ours do it exactly as a
-stranger's.
+All register by entry point (`tidegauge.collectors`, `tidegauge.runtimes`, `tidegauge.remotes`, `tidegauge.sinks`); ours do
+it exactly as a stranger's.
 A plug-in class has `Config`, a frozen msgspec Struct with a default for every field; the registry fills it from the table
-that bears the plug-in's name. Fields called `proc`, `sys`, `rootfs`, `state_dir` or `host` take the program's settings of
-these names unless the table sets them.
+that bears the plug-in's name. Fields called `proc`, `sys`, `rootfs`, `state_dir`, `host` or `groups` (of metrics, those that
+are on) take the program's settings of these names unless the table sets them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +68,7 @@ class Collector(Protocol):
 
 
 # Optional attributes of a collector, with their defaults when absent:
+#   groups: tuple[str, ...] = ()            groups of metrics; of the class. It runs if one of them is on; without any, always
 #   tables: tuple[str, ...] = ()            catalogue names of instance tables, in the order of `read_tables`
 #   fragment: tuple[Metric, ...] = ()       metrics that the plug-in brings along
 #   is_slow: bool = False                   read by a coarse job on a worker thread; values join the next sample once
@@ -88,6 +89,27 @@ class HierarchySource(Protocol):
 
     def hierarchies(self) -> tuple[Hierarchy, ...]:
         """Every hierarchy to watch; () if this kernel has none. The order is the order of preference for identity."""
+        ...
+
+
+class OomCounts(NamedTuple):
+    """A cgroup's own OOM counters, without those of the cgroups below it, since it was made. None: the kernel has none."""
+
+    ooms: int | None
+    """Times that its limit was hit and nothing could be freed."""
+    kills: int | None
+    """Its processes that the OOM killer killed, whosever limit was hit."""
+
+
+@runtime_checkable
+class OomCounter(Protocol):
+    """A collector that can tell OOM counters. Called in the sampling thread, when one of `oom_signs` has moved."""
+
+    oom_signs: tuple[str, ...]
+    """Among its own metrics of one value a container: nothing that `oom_counts` tells moves without one of them."""
+
+    def oom_counts(self, container: Container) -> OomCounts | None:
+        """None if the container is gone, is none of this collector's, or has no such counter."""
         ...
 
 
@@ -182,6 +204,63 @@ class Watcher(Protocol):
     def survey(self) -> Mapping[str, object]:
         """For each running container's id something that differs once its metadata do. Errors as of `describe`."""
         ...
+
+
+class RemoteReading(NamedTuple):
+    """One reading of one container of another host. Names and tables are the catalogue's; what is left out is None."""
+
+    ts_ms: int
+    """By the other host's clock."""
+    values: Mapping[str, Value]
+    tables: Mapping[str, TableRows]
+
+
+class RemoteContainer(NamedTuple):
+    """A container of another host, with the readings that are at hand, oldest first."""
+
+    path: str
+    """As the other host names it, `/` for the host itself."""
+    created_ms: int | None
+    """When it was made: a later time is another container."""
+    readings: Sequence[RemoteReading]
+    ref: RuntimeRef | None = None
+    said: Metadata | None = None
+
+
+class RemoteAnswer(NamedTuple):
+    """Everything that another host tells at a time."""
+
+    machine: str
+    """What tells the machine from any other, for ever; empty: it does not say."""
+    boot_id: str
+    """Empty: it does not say."""
+    host: str
+    containers: Sequence[RemoteContainer]
+    """Every container that there is: one that is missing has ended."""
+    date_ms: int | None = None
+    """The other host's clock, to the second."""
+
+
+class RemoteHost(Protocol):
+    """Asks another host for its containers. Each has a thread of its own, so it may block, within a deadline of its own."""
+
+    Config: ClassVar[type[Any]]
+    metrics: tuple[str, ...]
+    tables: tuple[str, ...]
+    """Catalogue names of what readings may hold."""
+    base_interval_s: float
+    max_interval_s: float
+    """How often the other host samples an active and an idle container, unless the configuration says otherwise."""
+    keeps_history: bool
+    """True: an answer holds every reading since the time asked for, not the newest alone."""
+
+    def __init__(self, config: Any) -> None: ...
+
+    def ask(self, since_ms: int | None) -> RemoteAnswer:
+        """Containers and their readings from that time on; None: all there are. CollectError, OSError: not this time."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Sink(Protocol):

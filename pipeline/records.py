@@ -44,7 +44,7 @@ class Kind(StrEnum):
 
 
 class Metric(msgspec.Struct, frozen=True, array_like=True):
-    """One metric, as the catalogue holds it. `v1` and `v2` (kernel sources) stay empty in a Schema."""
+    """One metric, as the catalogue holds it. What follows `held_by_cpu` stays empty in a Schema."""
 
     name: str
     kind: Kind
@@ -56,7 +56,12 @@ class Metric(msgspec.Struct, frozen=True, array_like=True):
     held_by_cpu: bool = False
     """True if an unmoving CPU usage counter proves the value unchanged."""
     v1: str = ""
+    """Source in the kernel on cgroup v1; empty: not there."""
     v2: str = ""
+    group: str = ""
+    """What it is switched on and off with; empty for a plug-in's: with the plug-in."""
+    kernel: str = ""
+    """The kernel that it needs, where one older than 4.19 or a certain hierarchy does not do."""
 
 
 class TableSchema(msgspec.Struct, frozen=True, array_like=True):
@@ -81,15 +86,44 @@ class Schema(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def of(cls, metrics: Sequence[Metric], tables: Sequence[TableSchema] = ()) -> "Schema":
-        """Schema over these metrics without their kernel sources; the id is a 63 bit hash of the whole."""
+        """Schema over these metrics without what only the catalogue needs; the id is a 63 bit hash of the whole."""
 
         def bare(m: Metric) -> Metric:
-            return msgspec.structs.replace(m, v1="", v2="")
+            return msgspec.structs.replace(m, v1="", v2="", group="", kernel="")
 
         head = tuple(bare(m) for m in metrics)
         tail = tuple(TableSchema(t.name, t.instance_label, tuple(bare(m) for m in t.metrics)) for t in tables)
         digest = hashlib.blake2b(msgspec.msgpack.encode((head, tail)), digest_size=8).digest()
         return cls(int.from_bytes(digest, "big") >> 1, head, tail)
+
+
+class Spec(msgspec.Struct, frozen=True, array_like=True):
+    """What a cgroup's own files allow it. None: the kernel does not tell; UNLIMITED: no limit.
+
+    Source: kernel documentation cgroup-v1/*.rst, cgroup-v2.rst.
+    """
+
+    cpu_shares: int | None = None
+    """v1 cpu.shares; on v2 from the weight: 2 + (weight - 1) * 262142 / 9999, rounded down."""
+    cpu_weight: int | None = None
+    """v2 cpu.weight, 1 to 10000; on v1 None."""
+    cpu_quota_us: int | None = None
+    cpu_period_us: int | None = None
+    cpus: str | None = None
+    """CPUs that it may run on, as the kernel lists them: `0-3,8`."""
+    memory_nodes: str | None = None
+    memory_limit_bytes: int | None = None
+    memory_effective_limit_bytes: int | None = None
+    """The least of its own limit and those of the cgroups above it."""
+    memory_swap_limit_bytes: int | None = None
+    """Memory and swap together: v1 memory.memsw.limit_in_bytes, v2 memory.max + memory.swap.max."""
+    memory_reservation_bytes: int | None = None
+    """v1 memory.soft_limit_in_bytes, v2 memory.low."""
+    memory_min_bytes: int | None = None
+    """v2 memory.min."""
+    memory_high_bytes: int | None = None
+    """v2 memory.high."""
+    pids_limit: int | None = None
 
 
 class Container(msgspec.Struct, frozen=True, array_like=True):
@@ -100,7 +134,7 @@ class Container(msgspec.Struct, frozen=True, array_like=True):
 
     number: int
     source: str
-    """UUID of the agent's state folder."""
+    """UUID of the agent's state folder; of another host's container a UUID made from that machine's own."""
     instance: str
     """16 hex digits, chosen at first sight: hash of boot id, path and one (hierarchy, inode) pair."""
     epoch: int
@@ -136,6 +170,13 @@ class Container(msgspec.Struct, frozen=True, array_like=True):
     pod_namespace: str | None = None
     pod_uid: str | None = None
     environment: Mapping[str, str] = msgspec.field(default_factory=dict)
+    ooms_told: int = 0
+    oom_kills_told: int = 0
+    """How far the kernel's OOM counters of this cgroup alone are in events already."""
+    spec: Spec | None = None
+    """None: not read yet."""
+    remote: str = ""
+    """Table `[remotes.NAME]` by which a container of another host came; empty: it is of this host."""
 
     @property
     def is_host(self) -> bool:
@@ -170,7 +211,8 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
 class Gap(msgspec.Struct, frozen=True, array_like=True):
     """Nothing is known of `container` (None: of all of the source) between the two times.
 
-    `reason` is `agent_down`, `suspend`, `stall`, `overflow`, or for one sink's own loss `dropped:<reason>`.
+    `reason` is `agent_down`, `suspend`, `stall`, `overflow`, `remote_down` (another host did not answer), or for one sink's
+    own loss `dropped:<reason>`.
     `rows` is the number of rows lost where it is known. A sink's own gap has the row number of the first row lost.
     """
 

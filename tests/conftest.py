@@ -6,7 +6,12 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# a deadline by the clock fails on a machine that is busy with something else
+hypothesis.settings.register_profile("tidegauge", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tidegauge")
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -9,12 +9,13 @@ import sqlalchemy as sa
 
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, SCALAR_TABLES
 from tidegauge.pipeline.plugin import Point
-from tidegauge.pipeline.records import MAX_INT, Container, Value
+from tidegauge.pipeline.records import MAX_INT, Container, Spec, Value
 from tidegauge.sinks.sql.database import reading_engine
+from tidegauge.sinks.sql.tables import SPEC_COLUMNS, container_metadata
 
-_LIVE = """
-SELECT c.number, c.source, c.instance, c.epoch, c.boot_id, c.path, c.host, c.created_ms, m.valid_from_ms,
-       m.base_interval_s, m.max_interval_s, m.name, m.aliases, m.namespace, m.image, m.labels, m.started_ms
+_LIVE = f"""
+SELECT c.number, c.source, c.instance, c.epoch, c.boot_id, c.path, c.host, c.created_ms,
+       {", ".join(f"m.{c.name}" for c in container_metadata.columns if c.name != "container")}
 FROM container c JOIN container_metadata m ON m.container = c.id
 WHERE c.ended_ms IS NULL
   AND m.valid_from_ms = (SELECT max(valid_from_ms) FROM container_metadata WHERE container = c.id)
@@ -86,6 +87,11 @@ def _values(row: Mapping[str, Any], label: str = "") -> dict[str, Value]:
 
 
 def _container(row: Mapping[str, Any]) -> Container:
-    aliases = msgspec.json.decode(row["aliases"], type=tuple[str, ...])
-    labels = msgspec.json.decode(row["labels"], type=dict[str, str])
-    return Container(**{**row, "aliases": aliases, "labels": labels})
+    spec = Spec(**{name: row[name] for name in SPEC_COLUMNS})
+    decoded = {
+        "aliases": msgspec.json.decode(row["aliases"], type=tuple[str, ...]),
+        "labels": msgspec.json.decode(row["labels"], type=dict[str, str]),
+        "environment": msgspec.json.decode(row["environment"], type=dict[str, str]),
+        "spec": None if spec == Spec() else spec,
+    }
+    return Container(**{name: value for name, value in row.items() if name not in SPEC_COLUMNS} | decoded)

@@ -15,11 +15,11 @@ import msgspec
 import sqlalchemy as sa
 
 from tidegauge.pipeline.errors import PermanentError, RetryableError
-from tidegauge.pipeline.records import Batch, Container, End, Event, Gap, Record, Sample, Schema
+from tidegauge.pipeline.records import Batch, Container, End, Event, Gap, Record, Sample, Schema, Spec
 from tidegauge.sinks.sql import retention
 from tidegauge.sinks.sql.database import INSERT_IGNORE, file_of, sink_error, writing_engine
 from tidegauge.sinks.sql.rows import Insert, Plan
-from tidegauge.sinks.sql.tables import REVISION, SAMPLE_TABLES, WRITER_VERSION, metadata
+from tidegauge.sinks.sql.tables import REVISION, SAMPLE_TABLES, SPEC_COLUMNS, WRITER_VERSION, container_metadata, metadata
 
 _JSON = msgspec.json.Encoder(order="sorted")
 
@@ -27,9 +27,11 @@ _CONTAINER = """
 INSERT INTO container (source, instance, epoch, number, host, path, boot_id, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (source, instance, epoch) DO UPDATE SET number = excluded.number, host = excluded.host RETURNING id
 """
-_METADATA_COLUMNS = ("name", "namespace", "image", "aliases", "labels", "started_ms", "base_interval_s", "max_interval_s")
+_METADATA_COLUMNS = tuple(c.name for c in container_metadata.columns if not c.primary_key)
+_JSON_COLUMNS = ("aliases", "labels", "environment")
 _METADATA = f"""
-INSERT INTO container_metadata (container, valid_from_ms, {", ".join(_METADATA_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO container_metadata (container, valid_from_ms, {", ".join(_METADATA_COLUMNS)})
+VALUES (?, ?{", ?" * len(_METADATA_COLUMNS)})
 ON CONFLICT (container, valid_from_ms) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in _METADATA_COLUMNS)}
 """
 _SPAN = """
@@ -239,8 +241,7 @@ class SqlSink:
     def _add_container(self, conn: sa.Connection, c: Container) -> None:
         key = (c.source, c.instance, c.epoch, c.number, c.host, c.path, c.boot_id, c.created_ms)
         id_ = conn.exec_driver_sql(_CONTAINER, key).scalar_one()
-        names = (c.name, c.namespace, c.image, _json(c.aliases), _json(c.labels))
-        conn.exec_driver_sql(_METADATA, (id_, c.valid_from_ms, *names, c.started_ms, c.base_interval_s, c.max_interval_s))
+        conn.exec_driver_sql(_METADATA, (id_, c.valid_from_ms, *_metadata_values(c)))
         self._ids[c.number] = id_
         self._known[c.number] = c
         self._checked = None
@@ -298,6 +299,13 @@ def _insert(conn: sa.Connection, insert: Insert) -> int:
             conflicts += 1
     cursor.close()
     return conflicts
+
+
+def _metadata_values(c: Container) -> tuple[object, ...]:
+    """Values of _METADATA_COLUMNS."""
+    spec = c.spec or Spec()
+    values = (getattr(spec if name in SPEC_COLUMNS else c, name) for name in _METADATA_COLUMNS)
+    return tuple(_json(v) if name in _JSON_COLUMNS else v for name, v in zip(_METADATA_COLUMNS, values, strict=True))
 
 
 def _json(value: object) -> str:

@@ -7,10 +7,11 @@ key (ts_ms, container): rows then arrive in key order, which is a quarter of the
 
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, METRICS, SCALAR_TABLES
-from tidegauge.pipeline.records import Metric
+from tidegauge.pipeline.records import Metric, Spec
 
 WRITER_VERSION = 1
 """How this program writes rows. Raised when an older writer would put wrong rows into the newer tables."""
@@ -20,6 +21,9 @@ REVISION = "0001"
 
 _REAL_UNITS = ("seconds", "ratio")
 _REAL_NAMES = ("load1", "load5", "load15")
+
+SPEC_COLUMNS = {f.name: int if f.type == int | None else str for f in msgspec.structs.fields(Spec)}
+"""Columns of `container_metadata` that hold the fields of a Spec, with their types."""
 
 metadata = sa.MetaData(
     naming_convention={"pk": "pk_%(table_name)s", "uq": "uq_%(table_name)s", "ix": "ix_%(table_name)s_%(column_0_name)s"}
@@ -80,8 +84,20 @@ container_metadata = sa.Table(
     sa.Column("started_ms", sa.BigInteger),
     sa.Column("base_interval_s", sa.Double, nullable=False),
     sa.Column("max_interval_s", sa.Double, nullable=False),
+    sa.Column("runtime", sa.Text),
+    sa.Column("container_id", sa.Text),
+    sa.Column("runtime_created_ms", sa.BigInteger),
+    sa.Column("restart_count", sa.BigInteger),
+    sa.Column("health", sa.Text),
+    sa.Column("network", sa.Text),
+    sa.Column("pod", sa.Text),
+    sa.Column("pod_namespace", sa.Text),
+    sa.Column("pod_uid", sa.Text),
+    sa.Column("environment", sa.Text, nullable=False),
+    *(sa.Column(name, sa.BigInteger if type_ is int else sa.Text) for name, type_ in SPEC_COLUMNS.items()),
 )
-"""Names and intervals in force from `valid_from_ms` until the container's next row. `aliases` and `labels` are JSON."""
+"""Names, limits and intervals in force from `valid_from_ms` until the container's next row. `aliases`, `labels` and
+`environment` are JSON. Limits are NULL before they were read."""
 
 for _name in SCALAR_TABLES:
     sa.Table(

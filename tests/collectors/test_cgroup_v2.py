@@ -11,7 +11,7 @@ import pytest
 from tests.collectors.cgroup_truth import as_dict, container, io_stat_truth, paths_of, truth_v2
 
 from tidegauge.collectors import _cgroup_reader
-from tidegauge.collectors.cgroup_v1 import CgroupV1Collector
+from tidegauge.collectors.cgroup_v1 import CgroupV1Collector, CgroupV1Config
 from tidegauge.collectors.cgroup_v2 import CgroupV2Collector, CgroupV2Config
 from tidegauge.pipeline.catalogue import METRICS, Catalogue
 from tidegauge.pipeline.records import UNLIMITED, Kind
@@ -37,7 +37,7 @@ def writable(tmp_path: Path, files: dict[str, str], path: str = "/a") -> tuple[P
 
 
 def test_both_collectors_give_the_same_metrics() -> None:
-    assert CgroupV2Collector.metrics == CgroupV1Collector.metrics
+    assert CgroupV2Collector(CgroupV2Config()).metrics == CgroupV1Collector(CgroupV1Config()).metrics
 
 
 @pytest.mark.parametrize("snapshot", ["snapshot-1", "snapshot-2"])
@@ -119,12 +119,13 @@ def test_the_root_of_a_cgroup_namespace_has_its_own_usage(tmp_path: Path) -> Non
     where = root / "sys/fs/cgroup"
     (where / "cpu.stat").write_text("usage_usec 1\n")
     (where / "memory.stat").write_text("anon 1\nfile 2\n")
-    real = collector_of(root).reader(container("/"))
+    collector = collector_of(root)
+    real = collector.reader(container("/"))
     (where / "memory.current").write_text("9\n")
-    namespaced = collector_of(root).reader(container("/"))
+    namespaced = collector.reader(container("/"))
     for reader, usage in ((real, 3), (namespaced, 9)):
         assert reader is not None
-        assert as_dict(CgroupV2Collector, reader)["memory_usage_bytes"] == usage
+        assert as_dict(collector, reader)["memory_usage_bytes"] == usage
         reader.close()
 
 
