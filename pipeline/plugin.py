@@ -72,6 +72,7 @@ class Collector(Protocol):
 #   tables: tuple[str, ...] = ()            catalogue names of instance tables, in the order of `read_tables`
 #   fragment: tuple[Metric, ...] = ()       metrics that the plug-in brings along
 #   is_slow: bool = False                   read by a coarse job on a worker thread; values join the next sample once
+#   interval_s: float | None = None         of a slow one: seconds between two readings; None: `sampler.slow_interval_s`
 #   close() -> None                         gives back what the collector itself holds
 
 

@@ -31,6 +31,8 @@ class Source(NamedTuple):
     metrics: tuple[str, ...]
     tables: tuple[str, ...]
     is_slow: bool
+    interval_s: float | None = None
+    """Of a slow one: how often it reads; None: as `sampler.slow_interval_s` says."""
 
     @classmethod
     def of(cls, name: str, collector: Any) -> "Source":
@@ -40,6 +42,7 @@ class Source(NamedTuple):
             tuple(collector.metrics),
             tuple(getattr(collector, "tables", ())),
             bool(getattr(collector, "is_slow", False)),
+            getattr(collector, "interval_s", None),
         )
 
     def complaint(self) -> str | None:

@@ -16,6 +16,7 @@ from tidegauge.pipeline.runtimes import Binder, Naming
 from tidegauge.pipeline.sampler import Sampler
 from tidegauge.pipeline.sampler_config import SamplerConfig
 from tidegauge.pipeline.schedule import Schedule
+from tidegauge.pipeline.slow import SlowReadings
 
 WALK = "discovery walk"
 RESYNC = "metadata resync"
@@ -25,7 +26,7 @@ def add_jobs(schedule: Schedule, sampler: Sampler, config: SamplerConfig) -> Non
     """The sampler's coarse jobs: the discovery walk, and each slow collector at once and then at its interval."""
     schedule.add(WALK, sampler.walk_job, config.walk_interval_s)
     for slow in sampler.slow:
-        schedule.add(_slow_job(slow.source.name), slow.run, config.slow_interval_s, is_first_now=True)
+        schedule.add(_slow_job(slow.source.name), slow.run, _slow_interval_s(slow, config), is_first_now=True)
     sampler.request_walk = lambda: schedule.run_soon(WALK)
     sampler.on_clock_step = schedule.clock_stepped
 
@@ -45,12 +46,16 @@ def reload(schedule: Schedule, sampler: Sampler, config: SamplerConfig) -> None:
     """Takes over a changed configuration while running. Any thread."""
     schedule.set_interval(WALK, config.walk_interval_s)
     for slow in sampler.slow:
-        schedule.set_interval(_slow_job(slow.source.name), config.slow_interval_s)
+        schedule.set_interval(_slow_job(slow.source.name), _slow_interval_s(slow, config))
     sampler.reload(config)
 
 
 def _slow_job(name: str) -> str:
     return f"collector {name}"
+
+
+def _slow_interval_s(slow: SlowReadings, config: SamplerConfig) -> float:
+    return config.slow_interval_s if slow.source.interval_s is None else slow.source.interval_s
 
 
 class Collected:

@@ -25,6 +25,7 @@ class Slow:
     is_slow = True
 
     def __init__(self) -> None:
+        self.interval_s: float | None = None
         self.read_by: list[str] = []
         self.was_read = threading.Semaphore(0)
         self.is_closed = False
@@ -122,6 +123,21 @@ def test_a_reload_changes_intervals_of_jobs_and_of_sampling(schedule: Schedule) 
     assert slow.was_read.acquire(timeout=5)
     rig.run(1)
     assert rig.containers("/")[-1].base_interval_s == 2
+    rig.close()
+
+
+def test_a_slow_collector_may_have_an_interval_of_its_own(schedule: Schedule) -> None:
+    often, seldom, as_set = Slow(), Slow(), Slow()
+    often.interval_s, seldom.interval_s = 0.02, 3600.0
+    rig = Rig(extra=[("often", often), ("seldom", seldom), ("as_set", as_set)])
+    sampling.add_jobs(schedule, rig.sampler, SamplerConfig(slow_interval_s=3600))
+    schedule.start()
+    for slow in (seldom, as_set, often, often):
+        assert slow.was_read.acquire(timeout=5)
+    sampling.reload(schedule, rig.sampler, SamplerConfig(slow_interval_s=0.02))
+    for slow in (as_set, as_set, as_set, often):
+        assert slow.was_read.acquire(timeout=5)
+    assert len(seldom.read_by) == 1
     rig.close()
 
 
