@@ -1,7 +1,7 @@
 """Routes of the listener: health, the program's own counters, a plain index, and what `tidegauge status` asks."""
 
 import html
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from tidegauge.api import processes
 from tidegauge.api.guard import Guard, is_local_socket
 from tidegauge.pipeline.config import HttpConfig
 from tidegauge.pipeline.errors import TidegaugeError
@@ -37,6 +38,10 @@ class ServerView(Protocol):
 
     def dead_letters(self, sink: str, action: str, ids: list[int] | None) -> dict[str, Any]:
         """`action` is list, replay or discard; ids None means all. KeyError for an unknown sink."""
+        ...
+
+    def ask(self, kind: str, arguments: Mapping[str, Any], timeout_s: float) -> Any:
+        """What the sampler answers. RequestError if it does not. Waits."""
         ...
 
 
@@ -83,6 +88,7 @@ def build(view: ServerView, config: HttpConfig, host: str) -> Guard:
             Route("/healthz", healthz),
             Route("/metrics", metrics),
             Route("/api/v1/status", status),
+            processes.route(view.ask, view.containers),
             Route("/api/v1/dead-letters/{sink}/{action:str}", dead_letters, methods=["GET", "POST"]),
         ],
         exception_handlers={404: _not_found},

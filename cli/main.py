@@ -10,6 +10,7 @@ _COMMANDS = {
     "run": "Sample this host and deliver to every configured sink, until stopped.",
     "once": "Read everything twice, one base interval apart, and print it.",
     "status": "Ask the running tidegauge how it is.",
+    "ps": "List the processes of a container.",
     "config": "Check the configuration, show it, or print an example.",
     "journal": "Look at the journal and at the dead letters.",
     "db": "Migrate the SQL database, or tell its revision.",

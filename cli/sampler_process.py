@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from tidegauge.collectors.process_list import ProcessLists
 from tidegauge.pipeline import collecting, logs, sampling
 from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline.account import furthest_cursor
@@ -18,7 +19,8 @@ from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.identity import Origin, live_containers
 from tidegauge.pipeline.journal import JournalStats, JournalWriter
 from tidegauge.pipeline.log_thread import MAX_PAYLOAD, Heads, LogThread
-from tidegauge.pipeline.messages import Channel, LogMoved, Needed, SamplerCounters
+from tidegauge.pipeline.messages import Channel, LogMoved, Needed, Request, SamplerCounters
+from tidegauge.pipeline.requests import Responder
 from tidegauge.pipeline.sampler import Sampler
 from tidegauge.pipeline.schedule import Schedule
 from tidegauge.pipeline.state import StateDir, boot_id
@@ -81,6 +83,8 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
     heads.begin(known)
     channel = Channel(channel_end)
     link = JournalLink(writer, channel)
+    responder = Responder(channel)
+    responder.add("processes", ProcessLists(config.roots.sys, config.roots.proc, config.roots.rootfs).answer)
     journal = LogThread(
         writer,
         heads,
@@ -120,6 +124,7 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
             **schedule.counters(),
             **binder.counters(),
             **_journal_counters(link.stats, journal),
+            "requests": responder.counters(),
             "messages_unsent": channel.unsent,
             "messages_undecodable": channel.undecodable,
             "restarts": start.restarts,
@@ -130,9 +135,11 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
     def converse() -> None:
         told_s = 0.0
         while True:
-            message = channel.receive(timeout_s=_COUNTERS_EVERY_S)
-            if isinstance(message, Needed):
-                link.needed(message.row)
+            match channel.receive(timeout_s=_COUNTERS_EVERY_S):
+                case Needed(row):
+                    link.needed(row)
+                case Request() as request:
+                    responder.take(request)
             if not journal.is_alive():
                 log.error("the journal thread has ended; the process ends with it, to be started again")
                 os._exit(1)

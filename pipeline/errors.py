@@ -5,6 +5,7 @@ TidegaugeError
  ├─ NoData                 collector: nothing here on this kernel or host, and that is fine
  ├─ CollectError           a reading failed: counted, logged once a change of state, next run as usual
  ├─ JournalError           the journal cannot go on (locked, unreadable folder)
+ ├─ RequestError           what the server asked the sampler was not answered; its `reason` says why
  └─ SinkError
      ├─ RetryableError     keep the batch, back off (retry_after_s honoured)
      ├─ TooLargeError      the store refuses the size: the runner halves the batch
@@ -13,6 +14,7 @@ TidegaugeError
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 
 class TidegaugeError(Exception):
@@ -33,6 +35,32 @@ class CollectError(TidegaugeError):
 
 class JournalError(TidegaugeError):
     """The journal cannot be opened or appended to."""
+
+
+class Reason(StrEnum):
+    """Why a request was not answered."""
+
+    NOT_RUNNING = "not_running"
+    """The sampler is silent: it is being started again, or hangs."""
+    TIMED_OUT = "timed_out"
+    BUSY = "busy"
+    """Too many requests are being answered."""
+    REFUSED = "refused"
+    """The request is wrong: an unknown kind, or arguments that cannot be."""
+    NOT_FOUND = "not_found"
+    """What it asks about does not exist."""
+    TOO_LARGE = "too_large"
+    """The answer, or the request, is larger than may be sent."""
+    FAILED = "failed"
+    """The handler raised, or a part of the answer was lost."""
+
+
+class RequestError(TidegaugeError):
+    """A request to the sampler was not answered."""
+
+    def __init__(self, message: str, reason: Reason) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class SinkError(TidegaugeError):

@@ -144,6 +144,7 @@ _COUNTERS_BY: Mapping[str, tuple[str, str]] = {
     "job_runs": ("job", "Runs of coarse jobs."),
     "job_failures": ("job", "Runs of coarse jobs that failed."),
     "job_skipped": ("job", "Coarse jobs that were due while they still ran."),
+    "requests": ("outcome", "Requests of the server that the sampler met."),
     "runtime_asks": ("runtime", "Questions put to a container runtime."),
     "runtime_errors": ("runtime", "Questions that a container runtime answered with an error, or not in time."),
 }

@@ -16,12 +16,13 @@ from tidegauge.pipeline import self_metrics
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.errors import ConfigError
 from tidegauge.pipeline.log_end import LogEnd
-from tidegauge.pipeline.messages import Channel, LogMoved, Message, Needed, SamplerCounters
+from tidegauge.pipeline.messages import Answer, Channel, LogMoved, Message, Needed, SamplerCounters
 from tidegauge.pipeline.plugin import HistoryReader
 from tidegauge.pipeline.records import Container
+from tidegauge.pipeline.requests import Asker
 from tidegauge.pipeline.sink_runner import SinkRunner
 from tidegauge.pipeline.state import StateDir
-from tidegauge.pipeline.telemetry import Family
+from tidegauge.pipeline.telemetry import Family, by
 from tidegauge.pipeline.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Server:
         self._lock = threading.Lock()
         self._sampler: Mapping[str, Any] = {}
         self._heard_s = self._ticked_s = self._appended_s = time.monotonic()
+        self._asker = Asker(channel, lambda: time.monotonic() - self._heard_s)
         self.channel_errors = 0
         """Times that the thread of the channel met an exception and went on."""
         self._stopping = threading.Event()
@@ -137,6 +139,8 @@ class Server:
                 if message.values.get("ticks") != self._sampler.get("ticks"):
                     self._ticked_s = now
                 self._sampler = message.values
+            case Answer():
+                self._asker.hear(message)
 
     def _needed(self) -> Needed | None:
         """What to tell the sampler; None while a runner does not know its row yet."""
@@ -213,5 +217,10 @@ class Server:
             return {"discarded": runner.discard(ids)}
         raise ConfigError(f"dead letters: expected list, replay or discard, got {action!r}")
 
+    def ask(self, kind: str, arguments: Mapping[str, Any], timeout_s: float) -> Any:
+        """What the sampler answers to a request of this kind. RequestError if it does not. Waits; not the channel's thread."""
+        return self._asker.ask(kind, arguments, timeout_s)
+
     def families(self) -> list[Family]:
-        return self_metrics.families(self._restarts, self._channel, self._running(), self._sampler)
+        asks = by("tidegauge_asks_total", "counter", "Requests to the sampler.", "outcome", self._asker.counters())
+        return [*self_metrics.families(self._restarts, self._channel, self._running(), self._sampler), asks]
