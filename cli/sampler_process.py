@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tidegauge.collectors.process_list import ProcessLists
@@ -18,6 +19,7 @@ from tidegauge.pipeline.budgets import raise_descriptor_limit
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.identity import Origin, live_containers
 from tidegauge.pipeline.journal import JournalStats, JournalWriter
+from tidegauge.pipeline.kmsg import KmsgThread
 from tidegauge.pipeline.log_thread import MAX_PAYLOAD, Heads, LogThread
 from tidegauge.pipeline.messages import Channel, LogMoved, Needed, Request, SamplerCounters
 from tidegauge.pipeline.requests import Responder
@@ -103,7 +105,9 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
         last_time_ms=found.last_time_ms,
         first_row=found.first_row,
         naming=binder,
+        has_oom_events="oom_event" in config.metrics.groups,
     )
+    kmsg = _follow_kmsg(config, sampler)
     schedule = Schedule()
     sampling.add_jobs(schedule, sampler, config.sampler)
     sampling.add_binder(schedule, binder, config.metadata)
@@ -123,6 +127,7 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
             **sampler.counters(),
             **schedule.counters(),
             **binder.counters(),
+            "kmsg_overruns": 0 if kmsg is None else kmsg.overruns,
             **_journal_counters(link.stats, journal),
             "requests": responder.counters(),
             "messages_unsent": channel.unsent,
@@ -161,10 +166,25 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
     finally:
         schedule.stop()
         binder.stop()
+        if kmsg is not None:
+            kmsg.stop()
         if journal.stop(_STOP_LOG_WITHIN_S):
             link.tell()
             writer.close()
     return 0
+
+
+def _follow_kmsg(config: Config, sampler: Sampler) -> KmsgThread | None:
+    """The thread that follows the kernel's log for the sampler; None if that is switched off or not allowed."""
+    if not config.sampler.kmsg or "oom_event" not in config.metrics.groups:
+        return None
+    kmsg = KmsgThread(Path(config.sampler.kmsg), config.roots.proc, sampler.report_oom)
+    if (fault := kmsg.start()) is None:
+        sampler.expect_oom_reports(kmsg.is_behind)
+        return kmsg
+    kmsg.stop()
+    log.warning("OOM kills are told without process, on cgroup v1 without whose limit was hit: %s", fault)
+    return None
 
 
 def _journal_counters(stats: JournalStats, journal: LogThread) -> dict[str, Any]:

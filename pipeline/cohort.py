@@ -20,6 +20,7 @@ class Live:
         "is_partial",
         "last_ms",
         "needs_readers",
+        "oom_signs",
         "policy",
         "probe",
         "probed",
@@ -39,6 +40,8 @@ class Live:
         """When an idle container is read next although it does not move."""
         self.reading: Reading | None = None
         self.needs_readers = True
+        self.oom_signs: Values | None = None
+        """Those of its values that move with every OOM, as last sampled."""
         self.is_ended = False
         self.is_partial = False
         """True: a reader says that its part is gone while the container is still there."""

@@ -1,6 +1,6 @@
 """The containers that are sampled, kept in line with the directories that there are; every change becomes records."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -50,6 +50,7 @@ class _Leaving(NamedTuple):
     record: Container
     ts_ms: int
     due_ns: int
+    exit_code: int | None = None
 
 
 class Roster:
@@ -85,6 +86,10 @@ class Roster:
         self._identities = Identities(origin, known, first_number(first_row))
         self._naming: Naming = naming or NoNames()
         self._leaving: dict[str, _Leaving] = {}
+        self.on_parting: Callable[[Container], None] = _nothing
+        """Called before the last records of a container."""
+        self.hold_s: Callable[[], float] = _no_time
+        """How long the last records of a container that ends now are to wait for what may still be said of it."""
         self._last_time_ms = last_time_ms or 0
         self._origin_ns = clock.monotonic_ns()
         self._has_begun = False
@@ -165,11 +170,28 @@ class Roster:
             self._leaving[instance] = leaving._replace(record=record)
             self._handover.add(record)
 
+    def leaving(self, path: str) -> Container | None:
+        """The container that was at this path and whose last records still wait."""
+        found = [one.record for one in self._leaving.values() if one.record.path == path]
+        return found[-1] if found else None
+
+    def is_wanted(self, path: str) -> bool:
+        """Whether a container at this path would be sampled."""
+        return is_included(self._config.include, path) and not is_pruned(self._config.exclude, path)
+
+    def told_of_ooms(self, record: Container, ooms: int, kills: int) -> None:
+        """Notes that events were written for so many more; a restart then knows it from the container's record."""
+        live = self.lives.get(record.path)
+        if live is not None and live.record.instance == record.instance:
+            told = (live.record.ooms_told + ooms, live.record.oom_kills_told + kills)
+            fresh = msgspec.structs.replace(live.record, ooms_told=told[0], oom_kills_told=told[1], row=0)
+            self._replace(live, fresh)
+
     def depart(self, instance: str, exit_code: int | None) -> None:
         """Writes the last records of a container that is gone, if they still wait."""
         leaving = self._leaving.pop(instance, None)
         if leaving is not None:
-            self._take_leave(leaving.record, leaving.ts_ms, exit_code)
+            self._take_leave(leaving.record, leaving.ts_ms, leaving.exit_code if exit_code is None else exit_code)
 
     def let_go(self, is_all: bool = False) -> None:
         """Waits no longer for the exit codes that are overdue, or for any."""
@@ -258,17 +280,19 @@ class Roster:
         live.close()
         self._faults.ended(number)
         if not is_gone:
+            self.on_parting(live.record)
             self._naming.forget(live.record.instance)
             self._handover.add(End(number, now_ms))
             return
         parting = self._naming.gone(live.record)
-        if parting.wait_s:
-            due_ns = self._clock.monotonic_ns() + _ns(parting.wait_s)
-            self._leaving[live.record.instance] = _Leaving(live.record, now_ms, due_ns)
+        if wait_s := max(parting.wait_s, self.hold_s()):
+            due_ns = self._clock.monotonic_ns() + _ns(wait_s)
+            self._leaving[live.record.instance] = _Leaving(live.record, now_ms, due_ns, parting.exit_code)
         else:
             self._take_leave(live.record, now_ms, parting.exit_code)
 
     def _take_leave(self, record: Container, ts_ms: int, exit_code: int | None) -> None:
+        self.on_parting(record)
         details: dict[str, Any] = {"path": record.path}
         if exit_code is not None:
             details["exit_code"] = exit_code
@@ -284,6 +308,14 @@ class Roster:
             cohort = Cohort(base_ns, self._origin_ns + -(-since_ns // base_ns) * base_ns, self._now_ms())
             self.cohorts[base_ns] = cohort
         return cohort
+
+
+def _nothing(record: Container) -> None:
+    return None
+
+
+def _no_time() -> float:
+    return 0.0
 
 
 def _ns(seconds: float) -> int:

@@ -22,8 +22,10 @@ from tidegauge.pipeline.discovery import Discovery, walk
 from tidegauge.pipeline.handover import Handover
 from tidegauge.pipeline.housekeeping import is_pruned, next_interval, spread
 from tidegauge.pipeline.identity import Origin
+from tidegauge.pipeline.kmsg import OomReport
 from tidegauge.pipeline.log_thread import Outlet
-from tidegauge.pipeline.plugin import Hierarchy, HierarchySource
+from tidegauge.pipeline.oom import REPORT_WAIT_S, OomWatch
+from tidegauge.pipeline.plugin import Hierarchy, HierarchySource, OomCounter
 from tidegauge.pipeline.reading import Complaints, Faults, Readings, SlowSource, Source, Vanished, in_order
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.roster import Roster, Tree
@@ -74,6 +76,7 @@ class Sampler:
         tree: Tree | None = None,
         descriptors: DescriptorBudget | None = None,
         naming: Naming | None = None,
+        has_oom_events: bool = True,
     ) -> None:
         self._clock: Clock = clock or MachineClock()
         self._sources = in_order(collectors)
@@ -88,6 +91,9 @@ class Sampler:
             config, origin, self._tree, self._clock, self._handover, self.faults, known, last_time_ms, first_row, naming
         )
         self._last_time_ms = last_time_ms
+        oom_counters = [s.collector for s in self._sources if has_oom_events and isinstance(s.collector, OomCounter)]
+        self._ooms = OomWatch(oom_counters, self._roster, self._handover, self._clock, last_time_ms)
+        self._roster.on_parting = self._ooms.parting
         self._descriptors = descriptors or DescriptorBudget()
         self._probe_budget = ProbeBudget(config.cpu_budget_percent)
         self._watch = ClockWatch(self._clock)
@@ -115,6 +121,15 @@ class Sampler:
     def depart(self, instance: str, exit_code: int | None) -> None:
         """Has the last records of a container written that waited for its exit code."""
         self.submit(partial(self._roster.depart, instance, exit_code))
+
+    def expect_oom_reports(self, is_behind: Callable[[], bool]) -> None:
+        """Somebody reads the kernel's log and calls `report_oom`; `is_behind` if there is more to read. Before `run`."""
+        self._ooms.awaits_reports = True
+        self._roster.hold_s = lambda: REPORT_WAIT_S if is_behind() or self._commands else 0.0
+
+    def report_oom(self, report: OomReport) -> None:
+        """Hands over what the kernel's log says of an OOM kill."""
+        self.submit(partial(self._ooms.told, report))
 
     def reload(self, config: SamplerConfig) -> None:
         """Takes over new intervals, policies, patterns and budget; nothing that is sampled before and after is lost."""
@@ -182,6 +197,7 @@ class Sampler:
         for cohort in tuple(cohorts.values()):
             if cohort.due_ns <= (now_ns := self._clock.monotonic_ns()):
                 self._serve(cohort, now_ns)
+        self._ooms.settle()
         self.stats.containers = len(self._roster.lives)
         self.stats.idle_containers = sum(len(c.idle) for c in cohorts.values())
         self.stats.descriptors = self._descriptors.open
@@ -346,6 +362,7 @@ class Sampler:
             has_moved = live.stored is None or (values, tables) != live.stored[1:]
         live.probed = probed
         self._handover.add_sample(live.sample(ts_ms, values, tables), reading.schema)
+        self._ooms.sampled(live, reading.schema, values)
         before_s = live.interval_s
         live.interval_s = next_interval(live.policy, before_s, has_moved)
         if live.interval_s > live.policy.base_s:

@@ -40,3 +40,5 @@ class SamplerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How often the whole tree is walked, in case an inotify event was lost."""
     slow_interval_s: Seconds = 10.0
     """How often slow collectors (filesystems) read."""
+    kmsg: str = "/dev/kmsg"
+    """The kernel's log, followed for whom the OOM killer killed; empty: it is not read. Taken at the start."""
