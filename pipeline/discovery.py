@@ -95,6 +95,7 @@ class Discovery:
         self._silence = os.eventfd(0, os.EFD_CLOEXEC)
         """Stands in for inotify where there is none: never readable."""
         self._watched: dict[int, tuple[int, str]] = {}
+        self._watches: dict[tuple[int, str], int] = {}
         self.needs_walk = False
         """True after events were lost; whoever starts a walk sets it back."""
         self.overflows = 0
@@ -145,7 +146,9 @@ class Discovery:
                 self.overflows += 1
                 self.needs_walk = True
             elif mask & flags.IGNORED:
-                self._watched.pop(wd, None)
+                place = self._watched.pop(wd, None)
+                if place is not None and self._watches.get(place) == wd:
+                    del self._watches[place]
             elif mask & flags.ISDIR and name and wd in self._watched and _is_text(name):
                 h, parent = self._watched[wd]
                 path = f"/{name}" if parent == "/" else f"{parent}/{name}"
@@ -193,6 +196,7 @@ class Discovery:
             except OSError:
                 inode = None
         if inode is None:
+            self._unwatch(h, path)
             if self._trees[h].pop(path, None) is not None:
                 touched[path] = None
         elif self._trees[h].get(path) != inode:
@@ -210,6 +214,7 @@ class Discovery:
             try:
                 status = os.stat(full, follow_symlinks=False)
             except OSError:
+                self._unwatch(h, path)
                 continue
             if not stat.S_ISDIR(status.st_mode):
                 continue
@@ -224,13 +229,30 @@ class Discovery:
             self.unwatched += 1
             return
         try:
-            self._watched[self._inotify.add_watch(full, _MASK)] = (h, path)
+            wd = self._inotify.add_watch(full, _MASK)
+            if self._watches.get((h, path)) != wd:
+                self._unwatch(h, path)
+            self._watches[h, path] = wd
+            self._watched[wd] = (h, path)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as exc:
             if not self.unwatched:
                 _LOG.warning("no watch on %s (%s): what is made in such directories is found by walking alone", full, exc)
             self.unwatched += 1
+
+    def _unwatch(self, h: int, path: str) -> None:
+        """Gives back the watch of a directory that is gone: kernfs keeps it, and the inode, until it is asked to let go.
+
+        Events of it that wait are still understood, as they stand before the one that tells of the watch's end.
+        """
+        wd = self._watches.pop((h, path), None)
+        if wd is None or self._watched.get(wd) != (h, path) or self._inotify is None:
+            return
+        try:
+            self._inotify.rm_watch(wd)
+        except OSError:
+            pass  # the kernel let it go by itself
 
     def _look_below(self, h: int, path: str, touched: dict[str, None]) -> None:
         """What lay below a directory that was renamed tells nothing of itself; one that is removed is empty."""

@@ -225,3 +225,47 @@ def test_creation_and_end_make_the_descriptor_readable_at_once(cgroups: tuple[Hi
             discovery.read()
         assert set(discovery.pairs("/a")) == expected
     discovery.close()
+
+
+def watches(discovery: Discovery) -> int:
+    """Directories that are watched, as the kernel lists them."""
+    info = Path(f"/proc/self/fdinfo/{discovery.fileno()}").read_text()
+    return sum(line.startswith("inotify ") for line in info.splitlines())
+
+
+@pytest.mark.integration
+def test_no_watch_stays_behind_when_cgroups_go(cgroups: tuple[Hierarchy, ...]) -> None:
+    discovery = Discovery(cgroups, nothing)
+    discovery.begin()
+    before = watches(discovery)
+    for turn in range(3):
+        for root in cgroups:
+            os.makedirs(root.root / "a/b")
+        discovery.read()
+        assert watches(discovery) == before + 2 * len(cgroups)
+        for root in cgroups:
+            (root.root / "a/b").rmdir()
+            (root.root / "a").rmdir()
+        if turn == 1:
+            discovery.check("/a")  # the parent is missed before the events of what was in it are read
+        discovery.read()
+        assert discovery.pairs("/a/b") == {}
+        assert watches(discovery) == before
+    discovery.read()
+    assert discovery.paths() == {"/"}
+    discovery.close()
+
+
+def test_a_directory_made_again_unseen_leaves_one_watch(roots: tuple[Hierarchy, ...], found: Discovery) -> None:
+    place = roots[0].root / "a"
+    for _ in range(5):
+        place.mkdir()
+        keep = os.open(place, os.O_RDONLY)  # its inode number cannot be used at once for the next
+        place.rmdir()
+        place.mkdir()
+        found.read()
+        assert watches(found) == 3
+        os.close(keep)
+        place.rmdir()
+        found.read()
+        assert watches(found) == 2
