@@ -92,4 +92,9 @@ def effective(config: Config, *, every_sink: bool = False) -> dict[str, Any]:
     for name, table in configuration.runtime_tables(config).items():
         own = registry.configure(registry.load(registry.RUNTIMES, name), f"runtimes.{name}", table, config.settings)
         out["runtimes"][name] = {"enabled": True} | msgspec.to_builtins(own, enc_hook=str)
+    out["remotes"] = {}
+    for name, table in configuration.remote_tables(config).items():
+        _, remote_options, own = configuration.split_remote(name, table)
+        values = msgspec.to_builtins(own, enc_hook=str) | msgspec.to_builtins(remote_options)
+        out["remotes"][name] = {k: "***" if k in SECRET_KEYS else v for k, v in values.items() if v or k not in SECRET_KEYS}
     return out

@@ -61,7 +61,7 @@ def reference() -> str:
     for name in registry.available(registry.REMOTES):
         cls = registry.load(registry.REMOTES, name)
         if cls.__module__.startswith("tidegauge."):
-            parts += [f"\n### `format = \"{name}\"`\n", f"{_summary(cls)}\n", *_table(cls.Config)]
+            parts += [f'\n### `format = "{name}"`\n', f"{_summary(cls)}\n", *_table(cls.Config)]
     parts += [
         "\n## `[sinks.NAME]`\n",
         f"{' and '.join(f'`{n}`' for n in DEFAULT_SINKS)} run unless their table says `enabled = false`; any other runs when "
@@ -113,7 +113,15 @@ def _default(field: Any) -> str:
 
 
 def _docs(struct: type[Any]) -> dict[str, str]:
-    """Text below each field, as the source has it."""
+    """Text below each field, as the source has it; those of a base class too."""
+    out: dict[str, str] = {}
+    for cls in reversed(struct.__mro__):
+        if issubclass(cls, msgspec.Struct) and cls is not msgspec.Struct:
+            out |= _own_docs(cls)
+    return out
+
+
+def _own_docs(struct: type[Any]) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(struct)))
     body = tree.body[0].body  # type: ignore[attr-defined]
     out = {}

@@ -22,6 +22,7 @@ from tidegauge.pipeline.journal import JournalStats, JournalWriter
 from tidegauge.pipeline.kmsg import KmsgThread
 from tidegauge.pipeline.log_thread import MAX_PAYLOAD, Heads, LogThread
 from tidegauge.pipeline.messages import Channel, LogMoved, Needed, Request, SamplerCounters
+from tidegauge.pipeline.remotes import Remotes
 from tidegauge.pipeline.requests import Responder
 from tidegauge.pipeline.sampler import Sampler
 from tidegauge.pipeline.schedule import Schedule
@@ -101,13 +102,24 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
         catalogue,
         origin,
         journal,
-        known=known,
+        known=[c for c in known if not c.remote],
         last_time_ms=found.last_time_ms,
         first_row=found.first_row,
         naming=binder,
         has_oom_events="oom_event" in config.metrics.groups,
     )
     kmsg = _follow_kmsg(config, sampler)
+    remotes = Remotes(
+        collecting.build_remotes(config),
+        catalogue,
+        config.metrics.groups,
+        config.metadata,
+        journal,
+        state.journal,
+        known=[c for c in known if c.remote],
+        first_row=found.first_row,
+        last_time_ms=found.last_time_ms,
+    )
     schedule = Schedule()
     sampling.add_jobs(schedule, sampler, config.sampler)
     sampling.add_binder(schedule, binder, config.metadata)
@@ -127,6 +139,7 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
             **sampler.counters(),
             **schedule.counters(),
             **binder.counters(),
+            **remotes.counters(),
             "kmsg_overruns": 0 if kmsg is None else kmsg.overruns,
             **_journal_counters(link.stats, journal),
             "requests": responder.counters(),
@@ -158,6 +171,7 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
     journal.start()
     schedule.start()
     binder.start()
+    remotes.start()
     threading.Thread(target=converse, name="channel", daemon=True).start()
     gc.collect()
     gc.freeze()
@@ -166,6 +180,7 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
     finally:
         schedule.stop()
         binder.stop()
+        remotes.stop()
         if kmsg is not None:
             kmsg.stop()
         if journal.stop(_STOP_LOG_WITHIN_S):

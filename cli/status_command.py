@@ -3,6 +3,7 @@
 import http.client
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ def command(config_file: Path | None, state_dir: Path | None, assignments: tuple
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=10)
-        self._path = path
+    def __init__(self, path: Path, silence_s: float = 10) -> None:
+        super().__init__("localhost", timeout=silence_s)
+        self._path, self._silence_s = path, silence_s
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(10)
+        self.sock.settimeout(self._silence_s)
         self.sock.connect(str(self._path))
 
 
@@ -62,6 +63,27 @@ def ask(config: Config, method: str, path: str, body: bytes | None = None) -> by
     return text
 
 
+def ask_lines(config: Config, path: str, silence_s: float) -> Iterator[bytes]:
+    """Lines of an answer that goes on, as they come. Ends with it; errors as of `ask`, also after so much silence."""
+    where = socket_path(config)
+    if where is None:
+        raise TidegaugeError("http.socket is switched off, so the running tidegauge cannot be asked")
+    connection = _UnixConnection(where, silence_s)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        if response.status >= 300:
+            raise TidegaugeError(f"GET {path}: {response.status}: {response.read().decode(errors='replace').strip()}")
+        while line := response.readline():
+            yield line
+    except (FileNotFoundError, ConnectionRefusedError) as exc:
+        raise TidegaugeError(f"no tidegauge runs on {config.state_dir} (nobody listens on {where})") from exc
+    except (OSError, http.client.HTTPException) as exc:
+        raise TidegaugeError(f"{where}: the answer broke off: {exc}") from exc
+    finally:
+        connection.close()
+
+
 def _print(status: dict[str, Any]) -> None:
     sampler = status["sampler"]
     click.echo(
@@ -79,6 +101,13 @@ def _print(status: dict[str, Any]) -> None:
     click.echo(f"journal {sampler.get('journal_bytes', 0) / 2**20:.1f} MiB, {oldest}")
     for name, text in sorted(sampler.get("collector_faults", {}).items()):
         click.echo(f"collector {name} cannot read everything: {text}")
+    for name, is_reachable in sorted(sampler.get("remote_reachable", {}).items()):
+        age_s = sampler.get("remote_answer_age_seconds", {}).get(name)
+        told = "no answer yet" if age_s is None else f"last answer {age_s:.0f} s ago"
+        samples = sampler.get("remote_samples", {}).get(name, 0)
+        click.echo(f"remote {name}: {'answers' if is_reachable else 'DOES NOT ANSWER'}, {told}, {samples} samples")
+    for name, text in sorted(sampler.get("remote_faults", {}).items()):
+        click.echo(f"remote {name}: {text}")
     header = ("sink", "state", "accepted", "written", "filtered", "dropped", "dead letters", "pending", "lag")
     rows = [header]
     for name, s in sorted(status["sinks"].items()):

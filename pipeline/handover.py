@@ -9,17 +9,26 @@ from tidegauge.pipeline.sampler_stats import SamplerStats
 
 
 class Handover:
-    """Collects records and samples and gives them to the outlet. Sampling thread only.
+    """Collects records and samples and gives them to the outlet. One thread: the sampling thread, or that of a remote.
 
     When the outlet refuses, the samples are dropped and counted, all else is kept, and the next bundle that is taken begins
     with a gap record from the last one that was.
     """
 
-    def __init__(self, outlet: Outlet, source: str, stats: SamplerStats, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        outlet: Outlet,
+        source: str,
+        stats: SamplerStats,
+        now_ms: Callable[[], int],
+        log_ms: Callable[[], int] | None = None,
+    ) -> None:
+        """`now_ms` is the clock of the samples; `log_ms` this host's, where the samples are another's."""
         self._outlet = outlet
         self._source = source
         self._stats = stats
         self._now_ms = now_ms
+        self._log_ms = log_ms or now_ms
         self._items: list[Item] = []
         self._kept: list[Item] = []
         self._schemas: set[int] = set()
@@ -63,7 +72,7 @@ class Handover:
         front: list[Item] = []
         if self._lost_rows:
             front = [Gap(self._source, min(self._handed_ms, now_ms), now_ms, "overflow", rows=self._lost_rows)]
-        if self._outlet.put([*front, *self._kept, *items], now_ms):
+        if self._outlet.put([*front, *self._kept, *items], self._log_ms()):
             self._kept, self._lost_rows, self._handed_ms = [], 0, now_ms
             return
         records, rows = without_samples(items)

@@ -78,6 +78,11 @@ def first_number(first_row: int) -> int:
     return max(1, first_row >> 32 << 24)
 
 
+def first_remote_number(first_row: int) -> int:
+    """Where the numbers of other hosts' containers begin: the upper half of those of this start, shared by all remotes."""
+    return first_number(first_row) + (1 << 23)
+
+
 class Identities:
     """Makes Container records and gives out numbers. `known` are the containers that the log shows as live at a start.
 

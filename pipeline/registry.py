@@ -13,6 +13,7 @@ import msgspec
 from tidegauge.pipeline.errors import ConfigError
 
 COLLECTORS = "tidegauge.collectors"
+REMOTES = "tidegauge.remotes"
 RUNTIMES = "tidegauge.runtimes"
 SINKS = "tidegauge.sinks"
 

@@ -146,10 +146,19 @@ _COUNTERS_BY: Mapping[str, tuple[str, str]] = {
     "job_failures": ("job", "Runs of coarse jobs that failed."),
     "job_skipped": ("job", "Coarse jobs that were due while they still ran."),
     "requests": ("outcome", "Requests of the server that the sampler met."),
+    "remote_asks": ("remote", "Questions put to another host."),
+    "remote_errors": ("remote", "Questions that another host answered with an error, or not in time."),
+    "remote_samples": ("remote", "Samples taken from another host."),
+    "remote_overflow_rows": ("remote", "Samples of another host lost because the journal did not keep up."),
+    "remote_absurd_values": ("remote", "Numbers of another host that could not be, stored as absent."),
+    "remote_unreadable_containers": ("remote", "Times that what another host said of a container could not be read."),
     "runtime_asks": ("runtime", "Questions put to a container runtime."),
     "runtime_errors": ("runtime", "Questions that a container runtime answered with an error, or not in time."),
 }
 _GAUGES_BY: Mapping[str, tuple[str, str]] = {
+    "remote_reachable": ("remote", "1 while another host answers, else 0."),
+    "remote_answer_age_seconds": ("remote", "Time since another host last answered."),
+    "remote_containers": ("remote", "Containers of another host, itself included."),
     "runtime_connected": ("runtime", "1 while the container runtime tells of changes, else 0."),
 }
 
