@@ -16,6 +16,7 @@ from tidegauge.collectors._cgroup_reader import CgroupReader
 from tidegauge.collectors.cgroup_v1 import CgroupV1Collector, CgroupV1Config
 from tidegauge.collectors.cgroup_v2 import CgroupV2Collector, CgroupV2Config
 from tidegauge.collectors.netdev import NetdevCollector, NetdevConfig
+from tidegauge.collectors.process_list import ProcessLists
 from tidegauge.collectors.taskload import TaskloadCollector, TaskloadConfig
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.records import UNLIMITED
@@ -270,6 +271,26 @@ def test_threaded_cgroups_have_no_memory_and_are_still_read(collector: CgroupV2C
     assert list(network.pids(f"{path}/inner")) == [worker.pid]
     reader.close()
     worker.end()
+    removed(inner)
+
+
+def test_a_process_is_listed_in_a_threaded_cgroup_that_has_but_one_of_its_threads(path: str, worker: Worker) -> None:
+    lists = ProcessLists(Path("/sys"), PROC, Path("/"))
+    inner = Path(f"{ROOT}{path}/inner")
+    inner.mkdir()
+    (inner / "cgroup.type").write_text("threaded")
+    worker.do(start_threads)
+    assert lists.of(f"{path}/inner").processes == ()
+    *_, thread = sorted(psutil.Process(worker.pid).threads())
+    assert thread.id != worker.pid
+    (inner / "cgroup.threads").write_text(str(thread.id))
+    with pytest.raises(OSError):
+        (inner / "cgroup.procs").read_text()
+    for asked, is_recursive in ((f"{path}/inner", False), (path, False), (path, True)):
+        (process,) = lists.of(asked, is_recursive).processes
+        assert (process.pid, process.cgroup, process.threads) == (worker.pid, path, 4)
+    (Path(f"{ROOT}{path}") / "cgroup.threads").write_text(str(thread.id))
+    assert lists.of(f"{path}/inner").processes == ()
     removed(inner)
 
 

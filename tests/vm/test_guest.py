@@ -33,9 +33,9 @@ def passes_in_vm(hierarchy: str, *arguments: str) -> None:
 
 
 def test_readers_on_a_pure_v2_host() -> None:
-    passes_in_vm("v2", "tests/vm/guest_cgroup_v2.py")
+    passes_in_vm("v2", "tests/vm/guest_cgroup_v2.py", "tests/collectors/test_process_list.py")
 
 
 def test_readers_on_a_v1_host_with_joint_mounts() -> None:
-    names = ("test_cgroup_v1", "test_taskload", "test_netdev")
+    names = ("test_cgroup_v1", "test_taskload", "test_netdev", "test_process_list")
     passes_in_vm("v1", "tests/vm/guest_cgroup_v1.py", *(f"tests/collectors/{name}.py" for name in names))
