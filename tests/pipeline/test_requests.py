@@ -277,9 +277,17 @@ def test_a_server_started_again_takes_no_answer_to_the_one_before(link: Link) ->
     eventually(lambda: link.responder._running.total(), "the sampler did not hear of it")
     link.server.end()
     link.begin_server()
+    asked_since: list[Any] = []
+    go_on = threading.Event()
+    link.responder.add("wait", lambda arguments, deadline_ns: go_on.wait(LONG_S))
+    since = threading.Thread(target=lambda: asked_since.append(link.asker.ask("wait", {}, 2 * LONG_S)))
+    since.start()
+    eventually(lambda: link.responder._running["wait"], "the sampler did not hear of that either")
     link.hanging.set()
-    eventually(lambda: link.asker.counters().get("late"), "the answer went astray")
-    assert link.asker.ask("echo", {"n": 1}, LONG_S) == {"n": 1}
+    eventually(lambda: link.asker.counters().get("late") or asked_since, "the answer went astray")
+    go_on.set()
+    since.join()
+    assert asked_since == [True]
     (id,) = before._waiting
     before.hear(Answer(id, 0, True, msgspec.msgpack.encode("no longer")))
     thread.join()
