@@ -685,6 +685,19 @@ _FILESYSTEM = tuple(
     )
 )
 
+_APP = tuple(
+    _metric("app", "app", f"app_{name}", kind, unit, help, "the container's endpoint", "the container's endpoint")
+    for name, kind, unit, help in (
+        ("counter", C, "number", "A counter that the application offers."),
+        ("gauge", G, "number", "A gauge that the application offers, or a value of no stated type."),
+        ("histogram", C, "number", "A bucket, the sum or the count of a histogram that the application offers."),
+        ("summary", C, "number", "The sum or the count of a summary that the application offers."),
+        ("quantile", G, "number", "A quantile of a summary that the application offers."),
+        ("integer_counter", C, "count", "A counter that the application's configuration declares as a whole number."),
+        ("integer_gauge", G, "count", "A gauge that the application's configuration declares as a whole number."),
+    )
+)
+
 METRICS: tuple[Metric, ...] = (
     *_SAMPLE,
     *_HOST,
@@ -708,4 +721,5 @@ METRICS: tuple[Metric, ...] = (
     *_HOST_CPU,
     *_HOST_DISK,
     *_FILESYSTEM,
+    *_APP,
 )

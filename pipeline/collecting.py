@@ -1,11 +1,13 @@
 """The collectors and runtimes that the configuration names, built, with the catalogue that their fragments complete."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline import registry
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.config import Config
+from tidegauge.pipeline.plugin import MetadataUser
 from tidegauge.pipeline.remotes import Remote
 from tidegauge.pipeline.runtimes import Binder
 
@@ -30,6 +32,13 @@ def build_binder(config: Config) -> Binder:
         cls = registry.load(registry.RUNTIMES, name)
         runtimes.append((name, cls(registry.configure(cls, f"runtimes.{name}", table, config.settings))))
     return Binder(runtimes, config.metadata)
+
+
+def introduce(collectors: Sequence[tuple[str, Any]], binder: Binder) -> None:
+    """Lets those collectors that need it ask the binder for metadata."""
+    for _, collector in collectors:
+        if isinstance(collector, MetadataUser):
+            collector.use_metadata(binder.metadata)
 
 
 def build_remotes(config: Config) -> list[Remote]:

@@ -72,6 +72,7 @@ class Collector(Protocol):
 #   tables: tuple[str, ...] = ()            catalogue names of instance tables, in the order of `read_tables`
 #   fragment: tuple[Metric, ...] = ()       metrics that the plug-in brings along
 #   is_slow: bool = False                   read by a coarse job on a worker thread; values join the next sample once
+#                                         its reader's `read` may return None: nothing new since the last call
 #   interval_s: float | None = None         of a slow one: seconds between two readings; None: `sampler.slow_interval_s`
 #   close() -> None                         gives back what the collector itself holds
 
@@ -156,6 +157,15 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     pod: str | None = None
     pod_namespace: str | None = None
     pod_uid: str | None = None
+
+
+@runtime_checkable
+class MetadataUser(Protocol):
+    """A collector that needs more of what runtimes say than records hold."""
+
+    def use_metadata(self, lookup: Callable[[str], Metadata | None]) -> None:
+        """Takes the way to ask, before the first reading: by a container's instance, any thread, at once and without I/O."""
+        ...
 
 
 class RuntimeNews(NamedTuple):

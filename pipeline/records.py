@@ -49,7 +49,7 @@ class Metric(msgspec.Struct, frozen=True, array_like=True):
     name: str
     kind: Kind
     unit: str
-    """ns, bytes, seconds, count or ratio."""
+    """ns, bytes, seconds, count, ratio, or number: a float in whatever unit its source has."""
     table: str
     """`sample`, `sample_host`, `sample_ext` for one value a container; else the name of an instance table; `custom`."""
     help: str

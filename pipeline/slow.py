@@ -73,7 +73,9 @@ class SlowReadings:
         reader = self._readers[container.number]
         if reader is None:
             return None
-        values = reader.read()
+        values: Values | None = reader.read()
+        if values is None:
+            return None
         return values, reader.read_tables() if self.source.tables and isinstance(reader, TableReader) else ()
 
     def _forget(self, number: int) -> None:

@@ -6,7 +6,7 @@ Layout: measurement `host` for the container `/`, `container` for every other, a
 `custom`, since `instance` is taken). Fields are the metrics' names; a value that is None has no field, a sample without
 values no line. Closing samples carry `is_closing=true`. Times are ms: the writer says precision=ms.
 
-An int is an integer field, but a float field for metrics in seconds and ratios; a float is a float field. A store fixes a
+An int is an integer field, but a float field for metrics in seconds, ratios and numbers; a float is a float field. A store fixes a
 field's type at its first value.
 
 What has no line is rejected with a reason and never sent, since VictoriaMetrics answers 204 to a malformed line and drops
@@ -35,7 +35,7 @@ MAX_TS_MS = (2**63 - 2) // 1_000_000
 
 _CACHE_LIMIT = 20_000
 _MIN_INT = -(2**63)
-_FLOAT_UNITS = ("seconds", "ratio")
+_FLOAT_UNITS = ("seconds", "ratio", "number")
 _RESERVED = frozenset(("host", "container", "instance", "epoch", "name", "image", "namespace"))
 _SPECIAL = re.compile(r"[,= \\\n\r\t]")
 _BACKSLASHES = re.compile(r"(\\+)(?=[,= ])")

@@ -479,6 +479,15 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "app",
+        *integers("ts_ms", "container", nullable=False),
+        *texts("series"),
+        *reals("app_counter", "app_gauge", "app_histogram", "app_summary", "app_quantile"),
+        *integers("app_integer_counter", "app_integer_gauge"),
+        sa.PrimaryKeyConstraint("ts_ms", "container", "series", name="pk_app"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "custom",
         *integers("ts_ms", "container", nullable=False),
         *texts("metric", "instance"),

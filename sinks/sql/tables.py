@@ -19,7 +19,7 @@ WRITER_VERSION = 1
 REVISION = "0001"
 """The newest migration, stated here so that an up-to-date database is opened without importing Alembic."""
 
-_REAL_UNITS = ("seconds", "ratio")
+_REAL_UNITS = ("seconds", "ratio", "number")
 _REAL_NAMES = ("load1", "load5", "load15")
 
 SPEC_COLUMNS = {f.name: int if f.type == int | None else str for f in msgspec.structs.fields(Spec)}

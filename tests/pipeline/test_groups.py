@@ -22,8 +22,8 @@ def test_every_kind_of_cadvisor_is_a_group() -> None:
 
 def test_every_metric_belongs_to_a_group() -> None:
     assert {m.group for m in METRICS} <= set(GROUPS)
-    # these two are no values of samples with fixed names
-    assert set(GROUPS) - {m.group for m in METRICS} == {"app", "cpu_topology"}
+    # this one is no values of samples
+    assert set(GROUPS) - {m.group for m in METRICS} == {"cpu_topology"}
 
 
 def test_what_is_on_by_default() -> None:

@@ -266,10 +266,12 @@ def test_a_part_that_vanishes_while_the_container_lives_is_an_error_of_its_colle
     rig.world.make("/a")
     rig.run(1)
     part.result = FileNotFoundError("gone")
+    rig.run(1)
+    assert rig.sampler.counters()["collect_errors"] == {}  # the rest of the container may be about to go
     rig.run(2)
     part.result = (2,)
     rig.run(1)
-    assert depths(rig, "/a") == [1, None, None, 2]
+    assert depths(rig, "/a") == [1, None, None, None, 2]
     assert rig.sampler.counters()["collect_errors"] == {"part": 2}
     assert rig.ends == []
     rig.close()
@@ -414,6 +416,21 @@ def test_a_slow_collector_is_read_elsewhere_and_joined_once() -> None:
     rig.run(1)
     assert depths(rig) == [None, None, 1, None, None]
     assert rig.sampler.counters()["collect_errors"] == {"slow": 1}
+    rig.close()
+
+
+def test_a_slow_collector_with_nothing_new_leaves_what_waits_to_be_taken() -> None:
+    slow = Scripted()
+    slow.is_slow = True
+    rig = Rig(extra=[("slow", slow)])
+    (readings,) = rig.sampler.slow
+    rig.run(1)  # tells it whom to read
+    readings.run()
+    slow.result = None
+    readings.run()
+    rig.run(2)
+    assert [d for d in depths(rig) if d is not None] == [1]
+    assert rig.sampler.counters()["collect_errors"] == {}
     rig.close()
 
 
