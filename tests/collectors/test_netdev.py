@@ -18,7 +18,7 @@ from tests.support import need
 
 from tidegauge.collectors._kernel_text import Faults
 from tidegauge.collectors.cgroup_paths import find_mounts
-from tidegauge.collectors.netdev import HostNetdevReader, NetdevCollector, NetdevConfig, NetdevReader, parse
+from tidegauge.collectors.netdev import NetdevCollector, NetdevConfig, NetdevReader, parse
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.errors import NoData
 from tidegauge.pipeline.records import MAX_INT, TableRows
@@ -33,7 +33,7 @@ def collector_of(root: Path, exclude: tuple[str, ...] = ("lo",)) -> NetdevCollec
     return NetdevCollector(NetdevConfig(sys=root / "sys", proc=root / "proc", exclude=exclude))
 
 
-def rows_of(reader: NetdevReader | HostNetdevReader) -> TableRows | None:
+def rows_of(reader: NetdevReader) -> TableRows | None:
     assert reader.read() == ()
     return reader.read_tables()[0]
 
@@ -94,7 +94,7 @@ def host(tmp_path: Path) -> MadeUpHost:
     return MadeUpHost(tmp_path)
 
 
-def received(reader: NetdevReader | HostNetdevReader) -> object:
+def received(reader: NetdevReader) -> object:
     rows = rows_of(reader)
     return None if rows is None else rows[0][1]
 
@@ -373,8 +373,8 @@ def test_a_process_that_is_hidden_is_counted_and_said() -> None:
         collector = NetdevCollector(NetdevConfig(Path(folder), Path(folder)))
         os.seteuid(65534)
         try:
-            assert collector.inode(str(file)) is None
-            assert collector.inode(f"{folder}/11/net/dev") is None
+            assert collector.namespaces.inode(f"{file.parent}/") is None
+            assert collector.namespaces.inode(f"{folder}/11/net/") is None
         finally:
             os.seteuid(0)
     assert collector.counters()["unreadable_files"] == 1

@@ -268,7 +268,7 @@ def test_threaded_cgroups_have_no_memory_and_are_still_read(collector: CgroupV2C
     assert states is not None
     assert states.read() == (0, 1, 0, 0, 0, None)
     network = NetdevCollector(NetdevConfig())
-    assert list(network.pids(f"{path}/inner")) == [worker.pid]
+    assert list(network.namespaces.pids(f"{path}/inner")) == [worker.pid]
     reader.close()
     worker.end()
     removed(inner)
