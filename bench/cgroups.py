@@ -76,10 +76,7 @@ class Cgroups:
         _try_write(_CGROUP / "blkio" / TOP / _V1_LIMIT, f"{os.major(disk)}:{os.minor(disk)} {1 << 50}")
         network = "own" if self._has_network else "host"
         for path in self.paths:
-            places = [f"{root}{path}" for root in self._roots]
-            for place in places:
-                os.mkdir(place)
-            process = subprocess.Popen([cell, network, str(self._folder), *places], stdout=subprocess.PIPE)
+            process = self._start([cell, network, str(self._folder)], path)
             self._processes.append(process)
             self.pids.append(process.pid)
         for process in self._processes:
@@ -87,6 +84,29 @@ class Cgroups:
             if process.stdout.readline() != b"ready\n":
                 raise RuntimeError(f"a benchmark's process did not start: status {process.wait(5)}")
             process.stdout.close()
+
+    def _start(self, command: Sequence[str], path: str) -> "subprocess.Popen[bytes]":
+        """Makes the directories of one cgroup and a process that joins it."""
+        places = [f"{root}{path}" for root in self._roots]
+        for place in places:
+            os.mkdir(place)
+        return subprocess.Popen([*command, *places], stdout=subprocess.PIPE)
+
+    def add(self, name: str) -> "subprocess.Popen[bytes]":
+        """One more, with an idle process; returns when this has joined. `remove` it before the end."""
+        process = self._start([str(build("cell", self._folder)), "host", str(self._folder)], f"/{TOP}/{name}")
+        assert process.stdout is not None
+        with process.stdout as said:
+            if said.readline() != b"ready\n":
+                raise RuntimeError(f"the process of {name} did not start: status {process.wait(5)}")
+        return process
+
+    def remove(self, name: str, process: "subprocess.Popen[bytes]") -> None:
+        """Ends the process of one that was added, and takes its directories away."""
+        process.kill()
+        process.wait(10)
+        for root in self._roots:
+            _remove_one(root / TOP / name)
 
     def _end(self) -> None:
         for process in self._processes:

@@ -46,8 +46,10 @@ _PROCESSES = ("parent", "sampler", "server")
 class Program:
     """A running tidegauge that samples the benchmark's cgroups and the host; a context manager."""
 
-    def __init__(self, state: Path, *, is_dynamic: bool) -> None:
+    def __init__(self, state: Path, *, is_dynamic: bool, most_files: int | None = None) -> None:
+        """`most_files`: hard limit of open files for each of its processes; None: that of this process."""
         self.database = state / "server" / "tidegauge.db"
+        self._most_files = most_files
         with closing(socket.socket()) as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
@@ -57,6 +59,8 @@ class Program:
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "tidegauge.cli.main", "run", "--config", str(self._config)]
+        if self._most_files is not None:
+            command = ["prlimit", f"--nofile={self._most_files}", *command]
         self._process = subprocess.Popen(command)
         return self
 

@@ -8,6 +8,8 @@ from pathlib import Path
 WINDOW_NS = 10_000_000_000
 _MAX_EVERY = 64
 _RECOUNT_AFTER = 32
+_FILES_A_READER = 32
+"""About what the readers of one container keep open, rather too many."""
 
 
 class ProbeBudget:
@@ -59,7 +61,7 @@ class DescriptorBudget:
     """Says when readers must give back their descriptors after each reading.
 
     Counting costs a listing of `/proc/self/fd` (1.8 ms for 1400), so it is done after some more readers were opened than
-    parked, not at each.
+    parked, and not at each before the limit is near.
     """
 
     def __init__(self, limit: int | None = None, count: Callable[[], int] | None = None) -> None:
@@ -67,6 +69,8 @@ class DescriptorBudget:
         self.limit = soft * 3 // 4 if limit is None else limit
         self._count = _open_descriptors if count is None else count
         self._opened = 0
+        self.probes = 0
+        """Containers: each keeps one descriptor for its probe, whatever is parked."""
         self.open = 0
         """Descriptors of this process when last counted."""
         self.is_exceeded = False
@@ -74,7 +78,9 @@ class DescriptorBudget:
     def opened(self) -> None:
         """A container's readers were opened."""
         self._opened += 1
-        if self._opened >= _RECOUNT_AFTER:
+        if self.is_exceeded:
+            return
+        if self._opened >= _RECOUNT_AFTER or self.open + self._opened * _FILES_A_READER > self.limit:
             self.recount()
 
     def parked(self) -> None:
@@ -82,10 +88,11 @@ class DescriptorBudget:
         self._opened -= 1
 
     def recount(self) -> None:
-        """Counts now. Below half of the limit readers may stay open again."""
+        """Counts now. When half of what the probes leave is free, readers may stay open again."""
         self._opened = 0
         self.open = self._count()
-        self.is_exceeded = self.open > (self.limit // 2 if self.is_exceeded else self.limit)
+        free_again = min(self.limit, (self.limit + self.probes) // 2)
+        self.is_exceeded = self.open > (free_again if self.is_exceeded else self.limit)
 
 
 def _open_descriptors(folder: Path = Path("/proc/self/fd")) -> int:

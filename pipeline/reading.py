@@ -209,17 +209,18 @@ class Reading:
         """True if no collector has anything to say of this container."""
         return not self._slots
 
-    def read(self, is_tolerant: bool) -> tuple[Values, Tables]:
+    def read(self, is_tolerant: bool, is_quiet: bool = False) -> tuple[Values, Tables]:
         """Values and tables in the order of the schema.
 
-        Raises Vanished, with nothing read, if a reader says that its container is gone; tolerant, that is an error like others.
+        Raises Vanished, with nothing read, if a reader says that its container is gone; tolerant, that is an error like others,
+        and quiet, not even that: on v1 the directories of a container go one after another.
         """
         self.is_open = True
         values: Values = ()
         tables: list[TableRows | None] = [None] * len(self._widths)
         fills: list[tuple[int, Value]] = []
         for slot in self._slots:
-            values += self._place(slot, self._take(slot, is_tolerant), tables, fills)
+            values += self._place(slot, self._take(slot, is_tolerant, is_quiet), tables, fills)
         if fills:
             values = _filled(values, fills)
         return self._clean(values), tuple(tables) if any(t is not None for t in tables) else ()
@@ -241,7 +242,7 @@ class Reading:
             except Exception as exc:  # noqa: BLE001 - see park
                 self._faults.failed(name, self.container, exc)
 
-    def _take(self, slot: _Slot, is_tolerant: bool) -> tuple[Values, Tables] | None:
+    def _take(self, slot: _Slot, is_tolerant: bool, is_quiet: bool) -> tuple[Values, Tables] | None:
         try:
             got = slot.take()
             if got is not None:
@@ -250,8 +251,11 @@ class Reading:
             return None
         except OSError as exc:
             is_gone = isinstance(exc, FileNotFoundError) or exc.errno == errno.ENODEV
-            if is_gone and not is_tolerant and not slot.is_slow:
-                raise Vanished(slot.source.name) from exc
+            if is_gone and not slot.is_slow:
+                if not is_tolerant:
+                    raise Vanished(slot.source.name) from exc
+                if is_quiet:
+                    return None
             self._faults.failed(slot.source.name, self.container, exc)
             return None
         except Exception as exc:  # noqa: BLE001 - one plug-in's failure never stops another

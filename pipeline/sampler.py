@@ -292,6 +292,10 @@ class Sampler:
         cohort.served_ms = now_ms
         self._take_slow()
         active = tuple(cohort.active)
+        for live in active:
+            if live.reading is None:
+                self._equip(live)  # so that all probes are open, and counted, before readers take what is left
+        self._descriptors.probes = len(self._roster.lives)
         still_ms = cohort.still_ms
         moved: list[Live] = []
         if cohort.idle and self._probe_budget.is_look(cohort.tick):
@@ -328,7 +332,7 @@ class Sampler:
         cohort.looked_ns = now_ns
         return moved
 
-    def _read(self, live: Live, cohort: Cohort, due_ns: int, still_ms: int | None) -> None:
+    def _read(self, live: Live, cohort: Cohort, due_ns: int, still_ms: int | None, is_again: bool = False) -> None:
         """One reading; before it a closing sample if it stood still at `still_ms` and moved since. None: it was not idle."""
         if live.is_ended:
             return
@@ -349,12 +353,12 @@ class Sampler:
                 ts_ms = max(ts_ms, live.last_ms + 1)
         was_open = reading.is_open
         try:
-            values, tables = reading.read(live.is_partial or live.record.is_host)
+            values, tables = reading.read(live.is_partial or live.record.is_host, is_again)
         except Vanished:
             if self._roster.is_here(live):
                 self._equip(live)
                 live.is_partial = True
-                self._read(live, cohort, due_ns, None)
+                self._read(live, cohort, due_ns, None, is_again=True)
             return
         if not was_open:
             self._descriptors.opened()

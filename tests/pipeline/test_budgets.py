@@ -51,22 +51,38 @@ def test_the_period_settles_within_the_budget_or_at_its_bound(percent: float, co
     assert 1 <= settled <= 64
 
 
-def test_descriptors_are_counted_after_some_readers_and_freed_at_half_the_limit() -> None:
-    counts = iter([101, 60, 49])
-    budget = DescriptorBudget(100, lambda: next(counts))
+def test_descriptors_are_counted_after_some_readers_and_freed_at_half_of_what_probes_leave() -> None:
+    counts = iter([10001, 7001, 6999])
+    budget = DescriptorBudget(10000, lambda: next(counts))
+    budget.probes = 4000
     for _ in range(31):
         budget.opened()
     assert budget.open == 0
     budget.opened()
-    assert (budget.open, budget.is_exceeded) == (101, True)
+    assert (budget.open, budget.is_exceeded) == (10001, True)
     budget.recount()
     assert budget.is_exceeded
     budget.recount()
     assert not budget.is_exceeded
 
 
+@given(st.integers(100, 5000), st.integers(0, 90), st.integers(1, 30))
+def test_the_limit_is_not_passed_by_more_than_one_reader(limit: int, probes_percent: int, files: int) -> None:
+    held = limit * probes_percent // 100
+    budget = DescriptorBudget(limit, lambda: held)
+    budget.probes = held
+    budget.recount()
+    for _ in range(limit):
+        held += files
+        budget.opened()
+        if budget.is_exceeded:
+            held -= files
+            budget.parked()
+        assert held <= limit
+
+
 def test_readers_opened_and_parked_again_are_not_counted_anew() -> None:
-    budget = DescriptorBudget(100, lambda: 1 // 0)
+    budget = DescriptorBudget(100_000, lambda: 1 // 0)
     for _ in range(1000):
         budget.opened()
         budget.parked()

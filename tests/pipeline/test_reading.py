@@ -98,6 +98,7 @@ def test_a_container_that_is_gone_stops_the_reading_unless_tolerated(gone: OSErr
     with pytest.raises(Vanished):
         made.read(False)
     assert other.calls == []
+    assert made.read(True, True) == ((None, 5.0), ())
     assert faults.counts == {}
     assert made.read(True) == ((None, 5.0), ())
     assert faults.counts == {"c0": 1}
