@@ -12,9 +12,11 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from tidegauge.api import processes
+from tidegauge.api.events import EventPages
 from tidegauge.api.guard import Guard, is_local_socket
 from tidegauge.pipeline.config import HttpConfig
 from tidegauge.pipeline.errors import TidegaugeError
+from tidegauge.pipeline.event_store import EventStore
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.telemetry import Family, by, render
 
@@ -34,6 +36,10 @@ class ServerView(Protocol):
 
     def containers(self) -> list[Container] | None:
         """Those that live; None when no sink that could tell runs."""
+        ...
+
+    def events(self) -> EventStore | None:
+        """What keeps the last events; None when no sink that does runs."""
         ...
 
     def dead_letters(self, sink: str, action: str, ids: list[int] | None) -> dict[str, Any]:
@@ -88,6 +94,7 @@ def build(view: ServerView, config: HttpConfig, host: str) -> Guard:
             Route("/healthz", healthz),
             Route("/metrics", metrics),
             Route("/api/v1/status", status),
+            Route("/api/v1/events", EventPages(view.events).answer),
             processes.route(view.ask, view.containers),
             Route("/api/v1/dead-letters/{sink}/{action:str}", dead_letters, methods=["GET", "POST"]),
         ],
@@ -141,7 +148,8 @@ def _index(view: ServerView) -> str:
         f"<p>Version {html.escape(status['version'])}. {html.escape(state)}</p>"
         "<ul><li><a href=/healthz>/healthz</a> whether it works"
         "<li><a href=/metrics>/metrics</a> the program's own counters"
-        "<li><a href=/api/v1/status>/api/v1/status</a> state of every part, JSON</ul>"
+        "<li><a href=/api/v1/status>/api/v1/status</a> state of every part, JSON"
+        "<li><a href=/api/v1/events>/api/v1/events</a> what happened to containers, JSON</ul>"
         "<h2>Sinks</h2><table><tr><th>sink<th>state<th>written rows<th>pending<th>dead letters<th>dropped</tr>"
         f"{sinks}</table>"
         f"<h2>Containers</h2>{listed}</html>\n"

@@ -34,6 +34,26 @@ IS_LOCAL_SOCKET = "is_local_socket"
 """Key of the scope's state under which the server says whether a connection came over the Unix socket."""
 
 
+TIME_LIMIT = "time_limit"
+"""Key of the scope's state under which the guard puts the time limit of a request."""
+GO_ON = "go_on"
+"""Key under which the server puts what resets the deadline of a connection."""
+
+
+def without_time_limit(scope: Scope) -> None:
+    """From now on the answer may take as long as it likes; `go_on` says how long the client has to take each part."""
+    limit: asyncio.Timeout | None = scope.get("state", {}).get(TIME_LIMIT)
+    if limit is not None:
+        limit.reschedule(None)
+
+
+def go_on(scope: Scope, seconds: float) -> None:
+    """Gives the client so long to take what is sent next, else the connection is reset."""
+    arm = scope.get("state", {}).get(GO_ON)
+    if arm is not None:
+        arm(seconds)
+
+
 def is_local_socket(scope: Scope) -> bool:
     """True for a request over the Unix socket, as the server said when it took the connection; False if it said nothing."""
     return bool(scope.get("state", {}).get(IS_LOCAL_SOCKET, False))
@@ -91,7 +111,8 @@ class Guard:
         self._now += 1
         sender = _Sender(_with_headers(send))
         try:
-            async with asyncio.timeout(self._config.request_timeout_s):
+            async with asyncio.timeout(self._config.request_timeout_s) as limit:
+                scope.setdefault("state", {})[TIME_LIMIT] = limit
                 await self._app(scope, _bounded(receive, self._config.max_body_bytes), sender)
         except TimeoutError:
             self.refused["timeout"] += 1

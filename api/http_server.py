@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from tidegauge.api.guard import IS_LOCAL_SOCKET
+from tidegauge.api.guard import GO_ON, IS_LOCAL_SOCKET
 from tidegauge.pipeline.config import HttpConfig
 
 HEADER_TIMEOUT_S = 10.0
@@ -31,7 +31,7 @@ def _protocol(config: HttpConfig) -> type[asyncio.Protocol]:
             super().connection_made(transport)
             # Not by the peer's address: that is gone too when a TCP client has reset the connection meanwhile.
             sock = transport.get_extra_info("socket")
-            self.app_state = {IS_LOCAL_SOCKET: sock is not None and sock.family == socket.AF_UNIX}
+            self.app_state = {IS_LOCAL_SOCKET: sock is not None and sock.family == socket.AF_UNIX, GO_ON: self._arm}
             self._arm(HEADER_TIMEOUT_S)
 
         def data_received(self, data: bytes) -> None:

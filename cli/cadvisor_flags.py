@@ -57,6 +57,32 @@ def _unix_socket(text: str) -> list[str]:
     return [path]
 
 
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise ValueError("a number of events from 0")
+    return int(text)
+
+
+_EVENTS = {"default": "default", "oom": "oom", "oomKill": "oom_kill"} | {
+    "containerCreation": "creation",
+    "containerDeletion": "deletion",
+}
+"""cAdvisor's names of events -> our kinds."""
+
+
+def _by_event(parse: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
+    def parse_all(text: str) -> dict[str, Any]:
+        out = {}
+        for part in _list(text):
+            kind, sep, value = part.partition("=")
+            if not sep or kind not in _EVENTS:
+                raise ValueError(f"KIND=VALUE, a comma between two, each kind one of {', '.join(_EVENTS)}")
+            out[_EVENTS[kind]] = parse(value)
+        return out
+
+    return parse_all
+
+
 class Flag(NamedTuple):
     """`path` is where the value goes in the configuration; "" where `translate` builds on it, None for no effect."""
 
@@ -81,6 +107,8 @@ FLAGS: Mapping[str, Flag] = {
     "storage_driver_user": Flag(_text, ""),
     "storage_driver_buffer_duration": Flag(go_duration, ""),
     "storage_driver_influxdb_retention_policy": Flag(_text, ""),
+    "event_storage_age_limit": Flag(_by_event(go_duration), "sinks.memory.event_age_limit_s"),
+    "event_storage_event_limit": Flag(_by_event(_count), "sinks.memory.event_limit"),
     "docker": Flag(_unix_socket, "runtimes.docker.sockets"),
     "podman": Flag(_unix_socket, "runtimes.podman.sockets"),
     "store_container_labels": Flag(_boolean, ""),

@@ -109,6 +109,8 @@ def _default(field: Any) -> str:
         return ""
     if isinstance(value, Path):
         value = str(value)
+    if isinstance(value, dict) and not value:
+        return "`{}`"
     return f"`{to_toml({'x': value if not isinstance(value, dict) else []}).removeprefix('x = ').strip()}`"
 
 

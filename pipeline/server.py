@@ -15,6 +15,7 @@ from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline import self_metrics
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.errors import ConfigError
+from tidegauge.pipeline.event_store import EventStore, KeepsEvents
 from tidegauge.pipeline.log_end import LogEnd
 from tidegauge.pipeline.messages import Answer, Channel, LogMoved, Message, Needed, SamplerCounters
 from tidegauge.pipeline.plugin import HistoryReader
@@ -174,6 +175,10 @@ class Server:
             if isinstance(runner.sink, HistoryReader) and runner.name == "memory":
                 return list(runner.sink.live_containers())
         return None
+
+    def events(self) -> EventStore | None:
+        """What keeps the last events; None when no sink that does runs."""
+        return next((r.sink.events for r in self._running() if isinstance(r.sink, KeepsEvents)), None)
 
     def status(self) -> dict[str, Any]:
         sinks = {}

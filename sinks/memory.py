@@ -1,4 +1,4 @@
-"""The last samples of each container in RAM: what the compatible API and the web page answer from.
+"""The last samples of each container, and the last events, in RAM: what the compatible API and the web page answer from.
 
 Needs no privileges. Bounded by age and by bytes; a restart begins it anew, and its runner then reads the log again as far back
 as the age bound.
@@ -6,13 +6,14 @@ as the age bound.
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
 
+from tidegauge.pipeline.event_store import EventLimits, EventStore
 from tidegauge.pipeline.plugin import Point
-from tidegauge.pipeline.records import Batch, Container, End, Metric, Record, Sample, Schema, TableRows, Value
+from tidegauge.pipeline.records import Batch, Container, End, Event, Metric, Record, Sample, Schema, TableRows, Value
 
 _ENDED_LIMIT = 10_000
 _SAMPLE_BYTES = 136
@@ -28,6 +29,10 @@ class MemoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Samples older than this, against the newest one, are let go."""
     limit_bytes: Annotated[int, msgspec.Meta(ge=1)] = 64 << 20
     """RAM for samples, as estimated from their number of values."""
+    event_age_limit_s: Mapping[str, Annotated[float, msgspec.Meta(ge=0)]] = msgspec.field(default_factory=dict)
+    """Age at which events are let go, by kind; `default` for all others, one day unless it is set. 0: they are not kept."""
+    event_limit: Mapping[str, Annotated[int, msgspec.Meta(ge=0)]] = msgspec.field(default_factory=dict)
+    """How many events are kept, by kind; `default` for all others, 100000 unless it is set. 0: they are not kept."""
 
 
 class _Series:
@@ -41,16 +46,17 @@ class _Series:
 
 
 class MemorySink:
-    """A sink and a HistoryReader. `write` on the runner's thread, the reading methods on any."""
+    """A sink, a HistoryReader and a keeper of events. `write` on the runner's thread, the reading methods on any."""
 
     Config = MemoryConfig
-    takes: tuple[type, ...] = (Batch, Container, End)
+    takes: tuple[type, ...] = (Batch, Container, Event, End)
     cursor_lasts: ClassVar[bool] = False
 
     def __init__(self, config: MemoryConfig) -> None:
         self.reach_back_s = config.storage_duration_s
         self._age_ms = round(config.storage_duration_s * 1000)
         self._limit_bytes = config.limit_bytes
+        self.events = EventStore(EventLimits(config.event_age_limit_s, config.event_limit))
         self._lock = threading.Lock()
         self._series: dict[int, _Series] = {}
         self._live: dict[int, Container] = {}
@@ -72,7 +78,9 @@ class MemorySink:
                 if 0 < record.row <= self._newest_row:
                     continue  # A repeat: what it says is known, or over.
                 self._newest_row = max(self._newest_row, record.row)
-                if isinstance(record, Container):
+                if isinstance(record, Event):
+                    self.events.add(record, None if record.container is None else self._container(record.container))
+                elif isinstance(record, Container):
                     self._live[record.number] = record
                     self._ended.pop(record.number, None)
                     series = self._series.get(record.number)
@@ -87,7 +95,8 @@ class MemorySink:
                         del self._ended[next(iter(self._ended))]
             self._let_go()
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.events.close()
 
     @property
     def used_bytes(self) -> int:
@@ -114,6 +123,10 @@ class MemorySink:
         if limit is not None:
             found = found[len(found) - limit :] if 0 < limit < len(found) else found[: max(limit, 0)]
         return [_point(sample, schemas[sample.schema]) for sample in found]
+
+    def _container(self, number: int) -> Container | None:
+        series = self._series.get(number)
+        return self._live.get(number) or (None if series is None else series.container)
 
     def _add(self, batch: Batch) -> None:
         if not batch.samples:

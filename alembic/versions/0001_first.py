@@ -511,6 +511,7 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_event_ts_ms", "event", ["ts_ms"])
+    op.create_index("ix_event_kind", "event", ["kind", "ts_ms"])
     op.create_table(
         "gap",
         *texts("source"),

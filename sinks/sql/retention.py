@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from tidegauge.pipeline.records import MAX_INT
 from tidegauge.sinks.sql.database import used_bytes
 
 IDLE_S = 60.0
@@ -17,6 +18,12 @@ BUDGET_S = 0.025
 SLICE_ROWS = 1000
 
 _OLD_EVENTS = "SELECT source, row FROM event WHERE ts_ms < ? ORDER BY ts_ms LIMIT ?"
+_NEXT_KIND = "SELECT min(kind) FROM event WHERE kind > ?"
+_COUNT = "SELECT count(*) FROM event WHERE kind = ?"
+_DELETE_OF_KIND = """
+DELETE FROM event WHERE (source, row) IN
+    (SELECT source, row FROM event WHERE kind = ? AND ts_ms < ? ORDER BY ts_ms, row LIMIT ?)
+"""
 _OLD_GAPS = "SELECT source, row FROM gap WHERE to_ms < ? LIMIT ?"
 _OLD_CONTAINERS = """
 SELECT id FROM container LEFT JOIN container_span ON container = id
@@ -29,6 +36,43 @@ class Bounds(NamedTuple):
     """Rows before this time go; None: age does not matter."""
     max_bytes: int
     """Pages in use beyond this many bytes go; 0: size does not matter."""
+
+
+class EventBounds(NamedTuple):
+    """Bounds of one kind of event, beside those of everything."""
+
+    older_than_ms: int | None
+    """Events before this time go; None: only those of `Bounds`."""
+    most: int
+    """The oldest beyond so many go; 0 for no bound."""
+
+
+def run_events(conn: sa.Connection, bounds_of: Callable[[str], EventBounds], is_over: Callable[[], bool]) -> bool:
+    """As `run`, for the bounds of each kind of event. A kind within its bounds costs a count of its index entries."""
+    kind: str | None = ""
+    while True:
+        with conn.begin():
+            kind = conn.exec_driver_sql(_NEXT_KIND, (kind,)).scalar()
+        if kind is None:
+            return True
+        while _delete_of_kind(conn, kind, bounds_of(kind)):
+            if is_over():
+                return False
+
+
+def _delete_of_kind(conn: sa.Connection, kind: str, bounds: EventBounds) -> bool:
+    """One slice of a kind, oldest first; True if there may be more."""
+    with conn.begin():
+        if bounds.older_than_ms is not None:
+            deleted = conn.exec_driver_sql(_DELETE_OF_KIND, (kind, bounds.older_than_ms, SLICE_ROWS)).rowcount
+            if deleted >= SLICE_ROWS:
+                return True
+        if not bounds.most:
+            return False
+        over = conn.exec_driver_sql(_COUNT, (kind,)).scalar_one() - bounds.most
+        if over > 0:
+            conn.exec_driver_sql(_DELETE_OF_KIND, (kind, MAX_INT, min(over, SLICE_ROWS)))
+        return bool(over > SLICE_ROWS)
 
 
 def run(

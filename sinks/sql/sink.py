@@ -21,6 +21,8 @@ from tidegauge.sinks.sql.database import INSERT_IGNORE, file_of, sink_error, wri
 from tidegauge.sinks.sql.rows import Insert, Plan
 from tidegauge.sinks.sql.tables import REVISION, SAMPLE_TABLES, SPEC_COLUMNS, WRITER_VERSION, container_metadata, metadata
 
+_EVENTS = 1_000_000
+"""Events of a kind that are kept unless the configuration says otherwise."""
 _JSON = msgspec.json.Encoder(order="sorted")
 
 _CONTAINER = """
@@ -55,6 +57,10 @@ class SqlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Age at which samples, events, gaps and containers that ended are deleted; 0 keeps them."""
     retention_bytes: Annotated[int, msgspec.Meta(ge=0)] = 2 << 30
     """Size above which the oldest are deleted; 0 for no bound. Counts pages in use, not the file, which never shrinks."""
+    event_age_limit_s: Mapping[str, Annotated[float, msgspec.Meta(ge=0)]] = msgspec.field(default_factory=dict)
+    """Age at which events are deleted before `retention_s`, by kind; `default` for all others. 0: no such bound."""
+    event_limit: Mapping[str, Annotated[int, msgspec.Meta(ge=0)]] = msgspec.field(default_factory=dict)
+    """How many events are kept, by kind; `default` for all others, a million unless it is set. 0: no such bound."""
     busy_timeout_s: Annotated[float, msgspec.Meta(ge=0)] = 5.0
     """How long a write waits for another program's lock before it fails and is tried again."""
 
@@ -144,19 +150,29 @@ class SqlSink:
             now_ms - int(config.retention_s * 1000) if config.retention_s else None, config.retention_bytes
         )
         deadline = time.monotonic() + retention.BUDGET_S
+
+        def is_over() -> bool:
+            return is_stopping() or time.monotonic() >= deadline
+
         try:
-            is_done = retention.run(
+            is_done = retention.run_events(self._conn, lambda kind: self._event_bounds(kind, now_ms), is_over) and retention.run(
                 self._conn,
                 [table for table in SAMPLE_TABLES if table in self._columns],
                 bounds,
                 set(self._ids.values()),
-                lambda: is_stopping() or time.monotonic() >= deadline,
+                is_over,
             )
         except Exception as exc:
             if (error := sink_error(exc, self.path)) is not None:
                 raise error from exc
             raise
         self.maintenance_interval_s = retention.IDLE_S if is_done else retention.BUSY_S
+
+    def _event_bounds(self, kind: str, now_ms: int) -> retention.EventBounds:
+        ages, counts = self._config.event_age_limit_s, self._config.event_limit
+        age_s = ages.get(kind, ages.get("default", 0.0))
+        count = counts.get(kind, counts.get("default", _EVENTS))
+        return retention.EventBounds(now_ms - round(age_s * 1000) if age_s else None, count)
 
     def close(self) -> None:
         conn, self._conn = self._conn, None

@@ -155,6 +155,7 @@ event = sa.Table(
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("container", sa.BigInteger),
     sa.Column("details", sa.Text, nullable=False),
+    sa.Index("ix_event_kind", "kind", "ts_ms"),
     sqlite_with_rowid=False,
 )
 """`row` is the record's row number in the source's journal; `details` is JSON."""

@@ -97,3 +97,33 @@ def test_flags_without_effect_are_taken_with_a_warning() -> None:
 def test_a_bad_flag_is_a_usage_error_that_names_flag_expected_and_got(arguments: list[str], words: str) -> None:
     with pytest.raises(click.UsageError, match=words):
         _translate(*arguments)
+
+
+def test_limits_of_events_are_given_by_kind() -> None:
+    out, warnings = _translate(
+        "--event_storage_age_limit=default=24h,oom=1h", "-event_storage_event_limit", "oomKill=5,containerDeletion=0"
+    )
+    assert warnings == []
+    assert out == {
+        "sinks": {
+            "memory": {
+                "event_age_limit_s": {"default": 86_400.0, "oom": 3600.0},
+                "event_limit": {"oom_kill": 5, "deletion": 0},
+            }
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "event_storage_age_limit=24h",
+        "event_storage_age_limit=creation=1h",
+        "event_storage_age_limit=oom=1",
+        "event_storage_event_limit=oom=-1",
+        "event_storage_event_limit=oom=",
+    ],
+)
+def test_limits_of_events_that_cannot_be_are_refused(argument: str) -> None:
+    with pytest.raises(click.UsageError, match=f"^--{argument.partition('=')[0]}: expected "):
+        _translate(f"--{argument}")

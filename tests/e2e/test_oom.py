@@ -96,6 +96,19 @@ def stored(program: Program, *paths: str) -> list[tuple[str, str, dict[str, Any]
     return [(kind, path, {k: v for k, v in d.items() if k != "path"}) for kind, path, d in found if path in paths]
 
 
+@contextlib.contextmanager
+def following(program: Program, *words: str) -> Iterator[Iterator[str]]:
+    """Lines of `tidegauge events --follow`, as they come."""
+    command = program.command("events", "--follow", *words)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=program.environ) as process:
+        assert process.stdout is not None
+        try:
+            yield iter(process.stdout)
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+
+
 def has_log() -> bool:
     return os.access("/dev/kmsg", os.R_OK)
 
@@ -122,21 +135,33 @@ def test_limit_of_one_container_kills_in_another(tmp_path: Path, groups: tuple[G
         assert (oom[2]["pid"], oom[2]["victim_path"]) == (pid, inner.path)
         before = len(events)
 
+        # The same over the running one's own API, and to who follows it.
+        done = program.call("events", "--path", outer.path, "--kind", "oom_kill", "--json", "--since", "1h")
+        (shown,) = [json.loads(line) for line in done.stdout.splitlines()]
+        assert (shown["kind"], shown["path"], shown["details"]) == kill
+        assert program.call("events", "--path", outer.path, "--only", "--kind", "oom_kill").stdout == ""
+        with following(program, "--path", outer.path, "--kind", "oom_kill", "--kind", "oom") as lines:
+            assert "pid=" in next(line for line in lines if "oom_kill" in line), "what was there before"
+            second = inner.be_greedy()
+            assert f"pid={second}" in next(line for line in lines if f"pid={second}" in line)
+        events = eventually(lambda: len(e := stored(program, outer.path, inner.path)) >= 4 and e, why="no second kill")
+        before = len(events)
+
         # Neither a restart nor the log's old entries tell it again; what is killed while nobody looks is told once.
         assert program.stop() == 0
         inner.be_greedy()
         program.start()
-        events = eventually(lambda: len(e := stored(program, inner.path)) >= 2 and e, why="no event of the time between")
-        assert events[1][0] == "oom_kill"
-        assert events[1][2]["count"] == 1
-        assert events[1][2]["since_ms"] > 0
-        assert "pid" not in events[1][2]
+        events = eventually(lambda: len(e := stored(program, inner.path)) >= 3 and e, why="no event of the time between")
+        assert events[2][0] == "oom_kill"
+        assert events[2][2]["count"] == 1
+        assert events[2][2]["since_ms"] > 0
+        assert "pid" not in events[2][2]
         assert len(stored(program, inner.path, outer.path)) == before + (2 if outer.is_v2 else 1)
         program.kill("sampler")
         eventually(lambda: program.children().get("sampler"), why="the sampler is not started again")
         inner.be_greedy()
-        events = eventually(lambda: len(e := stored(program, inner.path)) >= 3 and e, why="no event after the restart")
-        assert sum(details["count"] for _, _, details in events) == 3
+        events = eventually(lambda: len(e := stored(program, inner.path)) >= 4 and e, why="no event after the restart")
+        assert sum(details["count"] for _, _, details in events) == 4
 
 
 def test_a_container_that_is_removed_at_once_has_its_event_first(tmp_path: Path, groups: tuple[Group, Group]) -> None:

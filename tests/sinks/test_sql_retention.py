@@ -177,3 +177,59 @@ def test_events_gaps_and_containers_go_with_their_samples(tmp_path: Path) -> Non
 
 def test_maintaining_a_closed_sink_is_harmless(tmp_path: Path) -> None:
     SqlSink(SqlConfig(state_dir=tmp_path)).maintain(START_MS, never)
+
+
+EVENT_KINDS = ("creation", "deletion", "oom", "oom_kill")
+
+
+def fill_events(sink: SqlSink, count: int) -> None:
+    """Of each kind one a second."""
+    sink.write([make_container(1)])
+    rows = iter(range(100, 10**9))
+    for second in range(count):
+        sink.write([Event(START_MS + second * 1000, kind, 1, {}, next(rows), SOURCE) for kind in EVENT_KINDS])
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_each_kind_of_event_has_its_own_bounds(tmp_path: Path) -> None:
+    limits = {"event_age_limit_s": {"creation": 10.0, "oom": 1000.0}, "event_limit": {"deletion": 7, "default": 150, "oom": 0}}
+    sink = open_sink(tmp_path, **limits)
+    fill_events(sink, 200)
+    now_ms = START_MS + 199_000
+    for _ in range(100):
+        sink.maintain(now_ms, never)
+        if sink.maintenance_interval_s == retention.IDLE_S:
+            break
+    by_kind = "SELECT kind, count(*), min(ts_ms), max(ts_ms) FROM event GROUP BY kind ORDER BY kind"
+    assert ask(sink, by_kind) == [
+        ("creation", 11, now_ms - 10_000, now_ms),
+        ("deletion", 7, now_ms - 6000, now_ms),
+        ("oom", 200, START_MS, now_ms),
+        ("oom_kill", 150, now_ms - 149_000, now_ms),
+    ]
+    sink.close()
+
+
+@pytest.mark.usefixtures("small_slices")
+def test_events_go_in_slices_too(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path, event_limit={"oom": 10})
+    fill_events(sink, 200)
+    left = [200]
+
+    def stop_at_once() -> bool:
+        left.append(ask(sink, "SELECT count(*) FROM event WHERE kind = 'oom'")[0][0])
+        return True
+
+    for _ in range(8):
+        sink.maintain(START_MS, stop_at_once)
+    assert max(a - b for a, b in pairwise(left)) <= 50
+    assert ask(sink, "SELECT count(*) FROM event WHERE kind = 'oom'") == [(10,)]
+    assert ask(sink, "SELECT count(*) FROM event") == [(610,)]
+    sink.close()
+
+
+def test_a_million_events_of_a_kind_are_kept_without_a_word(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path)
+    bounds = sink._event_bounds("oom", START_MS)
+    assert bounds == (None, 1_000_000)
+    sink.close()
