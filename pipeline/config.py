@@ -33,6 +33,9 @@ _ENV_NOT_KEYS = ("TIDEGAUGE_CONFIG", "TIDEGAUGE_TEST", "TIDEGAUGE_VM")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """Name of a sink's table: cursor and dead letters are files of that name."""
 
+MOST_REMOTES = 64
+"""A thread each; and what is counted of them all goes to the server in one message of bounded size."""
+
 DEFAULT_SINKS: Mapping[str, Mapping[str, Any]] = {"memory": {}, "sql": {}}
 """Run unless `enabled = false` stands in their table: recent samples for the API, and history on SQLite."""
 
@@ -155,7 +158,10 @@ def runtime_tables(config: Config) -> dict[str, Mapping[str, Any]]:
 
 def remote_tables(config: Config) -> dict[str, Mapping[str, Any]]:
     """Tables of the other hosts that are asked; those with `enabled = false` are left out."""
-    return {name: table for name, table in sorted(config.remotes.items()) if is_enabled(table, f"remotes.{name}")}
+    tables = {name: table for name, table in sorted(config.remotes.items()) if is_enabled(table, f"remotes.{name}")}
+    if len(tables) > MOST_REMOTES:
+        raise ConfigError(f"remotes: expected at most {MOST_REMOTES} tables, got {len(tables)}")
+    return tables
 
 
 def split_remote(name: str, table: Mapping[str, Any]) -> tuple[Any, RemoteOptions, Any]:

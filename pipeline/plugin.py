@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkab
 
 import msgspec
 
-from tidegauge.pipeline.records import Container, Record, TableRows, Value, Values
+from tidegauge.pipeline.records import Container, Record, Spec, TableRows, Value, Values
 
 
 class Reader(Protocol):
@@ -236,6 +236,8 @@ class RemoteContainer(NamedTuple):
     readings: Sequence[RemoteReading]
     ref: RuntimeRef | None = None
     said: Metadata | None = None
+    spec: Spec | None = None
+    """What it is allowed."""
 
 
 class RemoteAnswer(NamedTuple):

@@ -312,9 +312,9 @@ class RemoteRoster:
         return seen.cpu_ns is None or not isinstance(cpu_ns, int) or cpu_ns >= seen.cpu_ns
 
     def _fields(self, container: RemoteContainer) -> dict[str, Any]:
-        if container.ref is None or container.said is None:
-            return {}
-        fields = described_fields(container.ref, container.said, self._metadata)
+        fields: dict[str, Any] = {"spec": container.spec}
+        if container.ref is not None and container.said is not None:
+            fields |= described_fields(container.ref, container.said, self._metadata)
         return {k: _cut(v) for k, v in fields.items()}
 
     def _end(self, handover: Handover, seen: _Seen, ts_ms: int, is_gone: bool) -> None:

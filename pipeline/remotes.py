@@ -34,7 +34,8 @@ _LOOK_BACK_MS = 300_000
 """So far back the log is read at a start for the last reading of each container: no remote keeps as much."""
 _READ_BYTES = 1 << 20
 _MAX_TEXT = 300
-"""Characters of what is said of a fault."""
+_MOST_FAULTS = 20
+"""Characters of what is said of a fault, and so many faults: they go to the server in a message of bounded size."""
 
 
 class Remote(NamedTuple):
@@ -213,7 +214,8 @@ class Remotes:
     def counters(self) -> Mapping[str, Any]:
         """For the page and for `tidegauge status`: by counter, then by remote; and what is wrong with which."""
         counted = {feed.name: feed.counters() for feed in self.feeds}
-        out: dict[str, Any] = {"remote_faults": {f.name: f.fault for f in self.feeds if f.fault is not None}}
+        faults = [(f.name, f.fault) for f in self.feeds if f.fault is not None]
+        out: dict[str, Any] = {"remote_faults": dict(faults[:_MOST_FAULTS])}
         for key in sorted({key for values in counted.values() for key in values}):
             out[f"remote_{key}"] = {n: values[key] for n, values in counted.items() if values[key] is not None}
         return out

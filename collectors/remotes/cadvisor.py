@@ -4,13 +4,14 @@ Two questions a poll: `machine` tells machine and boot; `subcontainers/` from th
 readings since a time (POST, `start` and `num_stats`).
 
 cAdvisor says 0 where it did not read. Where the answer shows that, the value is None: no network of a raw cgroup (0.35 has
-zeros), load and tasks by state while no container has any, pressure while none has any, a peak of 0 beside a usage. On cgroup v1
-page faults are those of the cgroup itself, so of one with children they are None, for ours count the children.
+zeros), load and tasks by state while no container has any, pressure while none has any, a peak of 0 beside a usage. On
+cgroup v1 page faults are those of the cgroup itself, so of one with children they are None, for ours count the children. The
+traffic of a container that lives in the host's network namespace is told of the host alone.
 
 Source: recorded answers of cAdvisor 0.35; fields of later versions by their source.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from tidegauge.collectors.remotes._values import Checked, limit, ms_of
 from tidegauge.collectors.runtimes._labels import pod_fields, restarts
 from tidegauge.pipeline.errors import CollectError
 from tidegauge.pipeline.plugin import Metadata, RemoteAnswer, RemoteContainer, RemoteReading, RuntimeRef
-from tidegauge.pipeline.records import TableRow, TableRows, Value
+from tidegauge.pipeline.records import UNLIMITED, Spec, TableRow, TableRows, Value
 
 _US = 1000
 _OPS = ("Read", "Write", "Discard", "Sync", "Async")
@@ -147,6 +148,13 @@ class _Stats(msgspec.Struct):
     health: _Health | None = None
 
 
+class _CpuSpec(msgspec.Struct):
+    limit: int | None = None
+    quota: int | None = None
+    period: int | None = None
+    mask: str | None = None
+
+
 class _MemorySpec(msgspec.Struct):
     limit: int | None = None
     reservation: int | None = None
@@ -164,6 +172,7 @@ class _Spec(msgspec.Struct):
     envs: dict[str, str] | None = None
     image: str | None = None
     has_cpu: bool = False
+    cpu: _CpuSpec | None = None
     has_memory: bool = False
     memory: _MemorySpec | None = None
     has_network: bool = False
@@ -203,6 +212,8 @@ class _Traits(NamedTuple):
     """What the whole answer shows of how cAdvisor reads there."""
 
     is_v1: bool
+    is_v2: bool
+    """Neither: nothing tells which."""
     has_load: bool
     has_pressure: frozenset[str]
     parents: frozenset[str]
@@ -210,8 +221,17 @@ class _Traits(NamedTuple):
     @classmethod
     def of(cls, containers: Sequence[_Container]) -> "_Traits":
         stats = [s for c in containers for s in c.stats or ()]
+        limits = {
+            v for c in containers if (m := c.spec.memory) is not None for v in (m.limit, m.reservation, m.swap_limit) if v
+        }
+        is_v2 = 2**64 - 1 in limits
         return cls(
-            any(s.cpu is not None and s.cpu.usage.per_cpu_usage for s in stats),
+            not is_v2
+            and (
+                any(s.cpu is not None and s.cpu.usage.per_cpu_usage for s in stats)
+                or any(v < 2**63 and limit(v) == UNLIMITED for v in limits)
+            ),
+            is_v2,
             any(
                 (s.cpu is not None and s.cpu.load_average)
                 or (s.task_stats is not None and any(getattr(s.task_stats, n) for n in _Tasks.__struct_fields__))
@@ -271,6 +291,7 @@ class CadvisorRemote:
         self._client = Client(config)
         self._checked = Checked()
         self._bad_containers = 0
+        self._sharing = _Sharing()
 
     def ask(self, since_ms: int | None) -> RemoteAnswer:
         machine = self._machine()
@@ -281,7 +302,8 @@ class CadvisorRemote:
         answer = self._client.ask(path, msgspec.json.encode(question))
         containers = self._containers(answer.body, path)
         traits = _Traits.of(containers)
-        told = [self._told(c, machine, traits) for c in containers]
+        sharing = self._sharing.look(containers)
+        told = [self._told(c, machine, traits, c.name in sharing) for c in containers]
         who = f"{machine.machine_id} {machine.system_uuid}".strip()
         return RemoteAnswer(who, machine.boot_id, self._client.host, told, answer.date_ms)
 
@@ -324,7 +346,7 @@ class CadvisorRemote:
             raise CollectError(f"{where}: expected a list of cAdvisor's ContainerInfo with at least one: {why}")
         return list(containers.values())
 
-    def _told(self, c: _Container, machine: _Machine, traits: _Traits) -> RemoteContainer:
+    def _told(self, c: _Container, machine: _Machine, traits: _Traits, is_sharing: bool) -> RemoteContainer:
         labels = c.spec.labels or {}
         ref = said = None
         if c.namespace and c.name != "/":
@@ -347,12 +369,12 @@ class CadvisorRemote:
                 **pod_fields(labels),
             )
         readings = [
-            RemoteReading(ts_ms, self._values(c, s, machine, traits), self._tables(c, s, machine))
+            RemoteReading(ts_ms, self._values(c, s, machine, traits), self._tables(c, s, machine, is_sharing))
             for s in c.stats or ()
             if (ts_ms := ms_of(s.timestamp)) is not None
         ]
         readings.sort(key=lambda r: r.ts_ms)
-        return RemoteContainer(c.name, ms_of(c.spec.creation_time), readings, ref, said)
+        return RemoteContainer(c.name, ms_of(c.spec.creation_time), readings, ref, said, _spec(c, traits))
 
     def _values(self, c: _Container, s: _Stats, machine: _Machine, traits: _Traits) -> dict[str, Value]:
         raw: dict[str, int | None] = {}
@@ -391,12 +413,13 @@ class CadvisorRemote:
                 values[f"{resource}_pressure_full_ns"] = self._checked.value(psi.full.total, _US)
         return values
 
-    def _tables(self, c: _Container, s: _Stats, machine: _Machine) -> dict[str, TableRows]:
+    def _tables(self, c: _Container, s: _Stats, machine: _Machine, is_sharing: bool) -> dict[str, TableRows]:
         row = self._checked.row
         tables: dict[str, TableRows] = {}
         if s.cpu is not None and s.cpu.usage.per_cpu_usage:
             tables["percpu"] = tuple(row(str(i), (ns,)) for i, ns in enumerate(s.cpu.usage.per_cpu_usage))
-        if (c.spec.has_network or c.name == "/") and s.network is not None and s.network.interfaces:
+        has_network = c.name == "/" or (c.spec.has_network and not is_sharing)
+        if has_network and s.network is not None and s.network.interfaces:
             tables["network"] = _unique(row(i.name, [getattr(i, field) for field in _TRAFFIC]) for i in s.network.interfaces)
         if c.spec.has_diskio and s.diskio is not None:
             tables["disk_io"] = self._disks(s.diskio, machine)
@@ -422,6 +445,73 @@ class CadvisorRemote:
                 for i, op in enumerate(_OPS):
                     values[half * len(_OPS) + i] = d.stats.get(op)
         return tuple(self._checked.row(name, values) for name, values in sorted(found.items()))
+
+
+def _spec(c: _Container, traits: _Traits) -> Spec | None:
+    """What it is allowed; of the host, whose figures are those of the machine, nothing."""
+    if c.name == "/":
+        return None
+    cpu, memory = c.spec.cpu or _CpuSpec(), c.spec.memory or _MemorySpec()
+    own, swap, reservation = limit(memory.limit), limit(memory.swap_limit), limit(memory.reservation)
+    if not traits.is_v1 and swap is not None:
+        # on cgroup v2 this is the limit of swap alone
+        swap = None if own is None or not traits.is_v2 else min(own + swap, UNLIMITED)
+    pids = c.spec.processes.limit if c.spec.processes is not None else None
+    return Spec(
+        cpu_shares=cpu.limit,
+        # left out where there is none; without a period nothing is known of it
+        cpu_quota_us=cpu.quota if cpu.quota is not None or cpu.period is None else UNLIMITED,
+        cpu_period_us=cpu.period,
+        cpus=cpu.mask,
+        memory_limit_bytes=own,
+        memory_swap_limit_bytes=swap,
+        memory_reservation_bytes=reservation if traits.is_v1 else None,
+        memory_min_bytes=reservation if traits.is_v2 else None,
+        pids_limit=limit(2**64 - 1 if pids is None else pids) if c.spec.has_processes else None,
+    )
+
+
+class _Sharing:
+    """Which containers live in the host's network namespace, so that their traffic is the host's and is told there alone.
+
+    A container does if it has the host's interfaces with counters that lie between two readings of the host's around them.
+    """
+
+    def __init__(self) -> None:
+        self._sharing: set[str] = set()
+
+    def look(self, containers: Sequence[_Container]) -> Collection[str]:
+        """Paths of those that do, by this answer or, where it does not tell, by the ones before."""
+        host = next((c for c in containers if c.name == "/"), None)
+        lines = [] if host is None else sorted(_traffic(host), key=lambda line: line[0])
+        before, self._sharing = self._sharing, set()
+        for c in containers:
+            if c.name == "/" or not c.spec.has_network:
+                continue
+            verdicts = {v for when, counters in _traffic(c) if (v := _lies_between(lines, when, counters)) is not None}
+            if verdicts == {True} or (not verdicts and c.name in before):
+                self._sharing.add(c.name)
+        return self._sharing
+
+
+_Traffic = dict[str, list[int]]
+
+
+def _traffic(c: _Container) -> Iterator[tuple[datetime, _Traffic]]:
+    for s in c.stats or ():
+        if s.network is not None and s.network.interfaces:
+            yield s.timestamp, {i.name: [getattr(i, field) or 0 for field in _TRAFFIC] for i in s.network.interfaces}
+
+
+def _lies_between(lines: Sequence[tuple[datetime, _Traffic]], when: datetime, counters: _Traffic) -> bool | None:
+    """True if the counters can be the host's at that time; None if there is no reading of it on both sides, or all is 0."""
+    low = next((t for at, t in reversed(lines) if at <= when), None)
+    high = next((t for at, t in lines if at >= when), None)
+    if low is None or high is None or not any(any(row) for row in counters.values()):
+        return None
+    return low.keys() == counters.keys() == high.keys() and all(
+        a <= b <= c for name, row in counters.items() for a, b, c in zip(low[name], row, high[name], strict=True)
+    )
 
 
 def _memory(m: _Memory, traits: _Traits, is_parent: bool) -> dict[str, int | None]:

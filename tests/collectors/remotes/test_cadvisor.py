@@ -17,7 +17,7 @@ from tidegauge.collectors.remotes.cadvisor import CadvisorConfig, CadvisorRemote
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.errors import CollectError, ConfigError
 from tidegauge.pipeline.plugin import RemoteAnswer, RemoteContainer
-from tidegauge.pipeline.records import MAX_INT, UNLIMITED
+from tidegauge.pipeline.records import MAX_INT, UNLIMITED, Spec
 from tidegauge.pipeline.registry import configure
 
 WEB = "/docker/9ffe89d709968054fe5f79f07714d2e83d8b403ea513a258cf7f6ae1063b4276"
@@ -390,3 +390,47 @@ class TestTls:
         )
         assert remote.ask(None).containers
         remote.close()
+
+
+def test_what_a_container_is_allowed(docker: dict[str, RemoteContainer], folder: Path) -> None:
+    assert docker[WEB].spec == Spec(
+        cpu_shares=512,
+        cpu_quota_us=50_000,
+        cpu_period_us=100_000,
+        cpus="0",
+        memory_limit_bytes=64 << 20,
+        memory_swap_limit_bytes=64 << 20,
+        memory_reservation_bytes=32 << 20,
+        pids_limit=50,
+    )
+    free = docker["/docker"].spec
+    assert free is not None
+    assert (free.cpu_quota_us, free.memory_swap_limit_bytes, free.pids_limit) == (UNLIMITED, UNLIMITED, UNLIMITED)
+    containers = json.loads((folder / "groups-subcontainers.json").read_bytes())
+    for container in containers:
+        container["spec"]["memory"] = {"limit": 1000, "swap_limit": 24, "reservation": 7}
+        container["stats"][0]["cpu"]["usage"].pop("per_cpu_usage")
+    containers[0]["spec"]["memory"]["limit"] = 2**64 - 1  # so it is cgroup v2: swap is by itself, and reserved is `memory.min`
+    answer, _ = ask((folder / "host-machine.json").read_bytes(), json.dumps(containers).encode())
+    first, second = answer.containers[0].spec, answer.containers[1].spec
+    assert first is not None
+    assert second is not None
+    assert (first.memory_limit_bytes, first.memory_swap_limit_bytes) == (UNLIMITED, UNLIMITED)
+    assert (second.memory_limit_bytes, second.memory_swap_limit_bytes) == (1000, 1024)
+    assert (second.memory_min_bytes, second.memory_reservation_bytes) == (7, None)
+
+
+def test_traffic_of_a_container_on_the_network_of_the_host_is_told_of_the_host_alone(folder: Path) -> None:
+    host = json.loads((folder / "host-container.json").read_bytes())
+    machine = (folder / "host-machine.json").read_bytes()
+    inner = json.loads((folder / "host-container.json").read_bytes()) | {"name": "/docker/inner"}
+    inner["stats"] = inner["stats"][1:2]  # the host's own figures, between two readings of it
+    own = json.loads((folder / "host-container.json").read_bytes()) | {"name": "/docker/own"}
+    own["stats"] = own["stats"][1:2]
+    for interface in own["stats"][0]["network"]["interfaces"]:
+        interface["rx_bytes"] += 10**9
+    answer, _ = ask(machine, json.dumps([host, inner, own]).encode())
+    by_path = {c.path: c.readings[-1].tables for c in answer.containers}
+    assert "network" in by_path["/"]
+    assert "network" not in by_path["/docker/inner"]
+    assert "network" in by_path["/docker/own"]
