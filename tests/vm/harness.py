@@ -21,7 +21,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "tideg
 KERNEL = "linux-image-amd64"
 """Debian's package that depends on its newest kernel."""
 TOOLS = ("qemu-system-x86_64", "busybox", "modprobe", "depmod", "apt-get", "dpkg")
-MODULES = ("virtio_pci", "virtio_blk", "9pnet_virtio", "9p", "overlay", "veth")
+MODULES = ("virtio_pci", "virtio_blk", "9pnet_virtio", "9p", "overlay", "veth", "ext4", "quota_v2")
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _INIT = Path(__file__).with_name("guest_init.sh")
 

@@ -33,7 +33,7 @@ def passes_in_vm(hierarchy: str, *arguments: str) -> None:
 
 
 def test_readers_on_a_pure_v2_host() -> None:
-    passes_in_vm("v2", "tests/vm/guest_cgroup_v2.py", "tests/collectors/test_process_list.py")
+    passes_in_vm("v2", "tests/vm/guest_cgroup_v2.py", "tests/collectors/test_process_list.py", "tests/vm/guest_quota.py")
 
 
 def test_readers_on_a_v1_host_with_joint_mounts() -> None:
