@@ -24,15 +24,17 @@ from tidegauge.pipeline.housekeeping import is_pruned, next_interval, spread
 from tidegauge.pipeline.identity import Origin
 from tidegauge.pipeline.kmsg import OomReport
 from tidegauge.pipeline.log_thread import Outlet
+from tidegauge.pipeline.machine import Machine, settled
 from tidegauge.pipeline.oom import REPORT_WAIT_S, OomWatch
-from tidegauge.pipeline.plugin import Hierarchy, HierarchySource, OomCounter
+from tidegauge.pipeline.plugin import Hierarchy, HierarchySource, MachineSource, OomCounter, SpecSource
 from tidegauge.pipeline.reading import Complaints, Faults, Readings, SlowSource, Source, Vanished, in_order
 from tidegauge.pipeline.records import Container
-from tidegauge.pipeline.roster import Roster, Tree
+from tidegauge.pipeline.roster import HOST, Roster, Tree
 from tidegauge.pipeline.runtimes import Naming
 from tidegauge.pipeline.sampler_config import SamplerConfig
 from tidegauge.pipeline.sampler_stats import LATE_NS, SamplerStats
 from tidegauge.pipeline.slow import SlowReadings
+from tidegauge.pipeline.specs import SpecWatch
 from tidegauge.pipeline.telemetry import counters_of
 
 _RECOUNT_TICKS = 60
@@ -58,7 +60,7 @@ class Sampler:
 
     `known` are the containers that the log shows as live and `last_time_ms` its newest time, both from before this start;
     `first_row` is where this start begins in the log.
-    From other threads: `submit`, `reload`, `stop`, `walk_job`, the slow readings' `run`, `counters`.
+    From other threads: `submit`, `reload`, `stop`, `walk_job`, `machine_job`, `run` of `slow` and `specs`, `counters`.
     """
 
     def __init__(
@@ -83,7 +85,10 @@ class Sampler:
         self.faults = Faults()
         self._complaints = Complaints(self._sources)
         self.stats = SamplerStats()
-        self.slow = tuple(SlowReadings(s) for s in self._sources if s.is_slow)
+        self.slow = tuple(SlowReadings(s, config.slow_budget_percent) for s in self._sources if s.is_slow)
+        spec_sources = [s.collector for s in self._sources if isinstance(s.collector, SpecSource)]
+        self.specs = SpecWatch(spec_sources, self.bind, config.spec_interval_s, self._clock)
+        self._machine_sources = [s.collector for s in self._sources if isinstance(s.collector, MachineSource)]
         self._readings = Readings(self._sources, catalogue, self.faults)
         self._tree: Tree = tree or Discovery(hierarchies_of(self._sources), partial(is_pruned, config.exclude))
         self._handover = Handover(outlet, origin.source, self.stats, self._now_ms)
@@ -139,6 +144,13 @@ class Sampler:
         """Walks all hierarchies on the calling thread and leaves the result to the sampling thread."""
         walked = walk(self._tree.hierarchies, self._tree.is_pruned)
         self.submit(lambda: self._roster.apply(self._tree.reconcile(walked)))
+
+    def machine_job(self) -> None:
+        """Looks on the calling thread at what the machine is, and leaves the first answer to the sampling thread."""
+        for source in self._machine_sources:
+            if (machine := source.machine()) is not None:
+                self.submit(partial(self._bind_machine, machine))
+                return
 
     def counters(self) -> Mapping[str, Any]:
         """Everything that is counted, by name; of the collectors also, as text, what each cannot read now."""
@@ -271,8 +283,15 @@ class Sampler:
     def _walk_now(self) -> None:
         self._roster.apply(self._tree.reconcile(walk(self._tree.hierarchies, self._tree.is_pruned)))
 
+    def _bind_machine(self, machine: Machine) -> None:
+        host = self._roster.lives[HOST].record
+        self._roster.bind(HOST, host.instance, {"machine": settled(host.machine, machine)})
+
     def _reload(self, config: SamplerConfig) -> None:
+        self.specs.interval_s = config.spec_interval_s
         self._probe_budget.percent = config.cpu_budget_percent
+        for slow in self.slow:
+            slow.budget_percent = config.slow_budget_percent
         self._roster.reload(config)
 
     # Reading.
@@ -404,9 +423,9 @@ class Sampler:
         live.equip(*self._readings.make(live.record, slow))
 
     def _take_slow(self) -> None:
-        """Tells slow readings whom to read, and gives containers for which they have something a place for it."""
-        if self._roster.has_changed and self.slow:
-            containers = tuple(live.record for live in self._roster.lives.values())
+        """Tells who is to be read outside the thread, and gives containers for which that had a result a place for it."""
+        if self._roster.has_changed:
+            self.specs.containers = containers = tuple(live.record for live in self._roster.lives.values())
             for slow in self.slow:
                 slow.containers = containers
         self._roster.has_changed = False

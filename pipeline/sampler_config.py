@@ -39,6 +39,12 @@ class SamplerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     walk_interval_s: Seconds = 60.0
     """How often the whole tree is walked, in case an inotify event was lost."""
     slow_interval_s: Seconds = 10.0
-    """How often slow collectors (filesystems) read."""
+    """How often slow collectors (filesystems, sockets, processes) read, unless they say so themselves."""
+    slow_budget_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 5.0
+    """Share of one core that each of them may take; with much to read a round takes the longer for it."""
+    spec_interval_s: Seconds = 60.0
+    """How often a container's limits are read, once those that its runtime sets at the start are."""
+    machine_interval_s: Seconds = 300.0
+    """How often the host's CPUs, memory, disks, mounted filesystems and network devices are looked at."""
     kmsg: str = "/dev/kmsg"
     """The kernel's log, followed for whom the OOM killer killed; empty: it is not read. Taken at the start."""

@@ -17,14 +17,19 @@ from tidegauge.pipeline.sampler import Sampler
 from tidegauge.pipeline.sampler_config import SamplerConfig
 from tidegauge.pipeline.schedule import Schedule
 from tidegauge.pipeline.slow import SlowReadings
+from tidegauge.pipeline.specs import RUN_INTERVAL_S
 
 WALK = "discovery walk"
 RESYNC = "metadata resync"
+SPECS = "limits"
+MACHINE = "machine"
 
 
 def add_jobs(schedule: Schedule, sampler: Sampler, config: SamplerConfig) -> None:
-    """The sampler's coarse jobs: the discovery walk, and each slow collector at once and then at its interval."""
+    """The sampler's coarse jobs: the walk, limits, the machine, and each slow collector at once and then at its interval."""
     schedule.add(WALK, sampler.walk_job, config.walk_interval_s)
+    schedule.add(SPECS, sampler.specs.run, RUN_INTERVAL_S)
+    schedule.add(MACHINE, sampler.machine_job, config.machine_interval_s, is_first_now=True)
     for slow in sampler.slow:
         schedule.add(_slow_job(slow.source.name), slow.run, _slow_interval_s(slow, config), is_first_now=True)
     sampler.request_walk = lambda: schedule.run_soon(WALK)
@@ -45,6 +50,7 @@ def reload_binder(schedule: Schedule, binder: Binder, config: MetadataConfig) ->
 def reload(schedule: Schedule, sampler: Sampler, config: SamplerConfig) -> None:
     """Takes over a changed configuration while running. Any thread."""
     schedule.set_interval(WALK, config.walk_interval_s)
+    schedule.set_interval(MACHINE, config.machine_interval_s)
     for slow in sampler.slow:
         schedule.set_interval(_slow_job(slow.source.name), _slow_interval_s(slow, config))
     sampler.reload(config)
@@ -103,7 +109,7 @@ def sample_once(
     Opens no state. Takes one base interval; slow collectors that miss the deadline are None in the second reading too.
     """
     collected = Collected()
-    steady = msgspec.structs.replace(config, dynamic=False, policies=())
+    steady = msgspec.structs.replace(config, dynamic=False, policies=(), slow_budget_percent=100.0)
     sampler = Sampler(steady, collectors, catalogue, origin, collected, naming=naming)
     try:
         sampler.begin()

@@ -1,10 +1,12 @@
 """Slow collectors: read on a worker thread, their values joined once into the next sample.
 
-A reading that hangs holds nobody but its own worker: the sampling thread takes what is there, and the next round of this
-collector does not begin before the one that hangs has ended.
+A round over many containers is spread out: after some milliseconds of CPU the worker rests, so that it takes no more than its
+share of a core and does not keep the sampling thread from the interpreter. A reading that hangs holds nobody but its own
+worker: the sampling thread takes what is there, and the next round of this collector does not begin before it has ended.
 """
 
 import threading
+import time
 from typing import Any
 
 from tidegauge.pipeline.errors import NoData
@@ -12,18 +14,27 @@ from tidegauge.pipeline.plugin import Reader, TableReader
 from tidegauge.pipeline.reading import Source, Tables
 from tidegauge.pipeline.records import Container, Values
 
+_REST_AFTER_S = 0.002
+"""CPU time after which the worker rests: less than the time for which the interpreter keeps other threads waiting."""
+
+_CLOSE_WITHIN_S = 0.05
+"""A worker that rests is woken by `close` and ends its round well within this."""
+
 
 class SlowReadings:
     """The readers of one slow collector. `run` from a worker thread, all else from the sampling thread."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, budget_percent: float = 100.0) -> None:
         self.source = source
+        self.budget_percent = budget_percent
+        """Share of one core that reading may take; 100: it never rests."""
         self.containers: tuple[Container, ...] = ()
         """Who is to be read: replaced as a whole."""
         self._readers: dict[int, Reader | None] = {}
         self._fresh: dict[int, tuple[Values, Tables] | Exception] = {}
         self._lock = threading.Lock()
         self._round = threading.Lock()
+        self._closing = threading.Event()
 
     def run(self) -> None:
         """One round over all containers. Errors wait for `take`; a container that is gone is passed over."""
@@ -32,7 +43,8 @@ class SlowReadings:
 
     def close(self) -> None:
         """Gives the readers back, unless a round still hangs: then they end with the program."""
-        if self._round.acquire(blocking=False):
+        self._closing.set()
+        if self._round.acquire(timeout=_CLOSE_WITHIN_S):
             for number in list(self._readers):
                 self._forget(number)
             self._round.release()
@@ -42,7 +54,12 @@ class SlowReadings:
         numbers = {c.number for c in containers}
         for number in [n for n in self._readers if n not in numbers]:
             self._forget(number)
+        rested_s = time.thread_time()
         for container in containers:
+            if (used_s := time.thread_time() - rested_s) > _REST_AFTER_S:
+                if self._closing.wait(used_s * (100 / self.budget_percent - 1)):
+                    return
+                rested_s = time.thread_time()
             try:
                 result: Any = self._read(container)
             except (NoData, FileNotFoundError):
