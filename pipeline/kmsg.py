@@ -54,6 +54,8 @@ class OomReport(NamedTuple):
     process: str | None = None
     constraint: str | None = None
     """In the kernel's spelling: CONSTRAINT_MEMCG, CONSTRAINT_NONE, CONSTRAINT_CPUSET, CONSTRAINT_MEMORY_POLICY."""
+    is_repeat: bool = False
+    """The process was reported just before: where all of a group are killed, the kernel kills, and counts, the first twice."""
 
 
 def message_of(record: bytes) -> str | None:
@@ -81,7 +83,8 @@ class OomLines:
         """True from the first line of a kill to its victim."""
         self._is_memcg: bool | None = None
         self._constraint: str | None = None
-        """Of the victim before."""
+        self._pid: int | None = None
+        """Of the victim before the others of its group."""
 
     def feed(self, line: str, ts_ms: int) -> OomReport | None:
         """The report that this line completes, or None. Lines of any other kind are passed over."""
@@ -110,11 +113,13 @@ class OomLines:
         if (m := _WHY.search(line)) is not None:
             self._is_memcg = m["of"] != "Out"
         if (m := _KILLED.search(line)) is not None:
-            report = self._complete(ts_ms)._replace(pid=int(m["pid"]), process=m["process"])
             # of a group that is killed the cgroup stays known for those that follow
             is_group = not self._is_begun and self._facts.victim_path is not None
-            self._facts = self._facts if is_group else OomReport(0)
-            self._constraint = report.constraint
+            pid = int(m["pid"])
+            report = self._complete(ts_ms)._replace(pid=pid, process=m["process"], is_repeat=is_group and pid == self._pid)
+            if not is_group:
+                self._facts = OomReport(0)
+                self._constraint, self._pid = report.constraint, pid
         elif self._is_begun and _NOBODY.search(line):
             report = self._complete(ts_ms)._replace(victim_path=None)
             self._facts = OomReport(0)

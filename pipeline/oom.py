@@ -92,6 +92,8 @@ class OomWatch:
 
     def told(self, report: OomReport) -> None:
         """Takes what the kernel's log said."""
+        if report.is_repeat and self._known(report.victim_path) is None:
+            return
         for kind, path in ((OOM, report.limit_path), (OOM_KILL, report.victim_path)):
             if path is not None and (kind == OOM or report.pid is not None) and not self._attribute(kind, path, report):
                 self._waiting.append((self._clock.monotonic_ns() + _CONTAINER_WAIT_NS, kind, path, report))
@@ -162,8 +164,7 @@ class OomWatch:
 
     def _attribute(self, kind: str, path: str, report: OomReport) -> bool:
         """Writes the event if the container is known, or does nothing if it was written already. False: not known."""
-        live = self._roster.lives.get(path)
-        record = self._roster.leaving(path) if live is None else live.record
+        live, record = self._roster.lives.get(path), self._known(path)
         if record is None:
             return self._is_late(kind, path)
         is_counted = False
@@ -178,10 +179,20 @@ class OomWatch:
             pending.counts[kind] -= n
             if not any(pending.counts.values()):
                 del self._pending[record.instance]
-            self._write(record, kind, n, report.ts_ms, _details(kind, report))
-        elif not is_counted and not self._is_late(kind, path):
+            if report.is_repeat:
+                self._roster.told_of_ooms(record, 0, n)
+            else:
+                self._write(record, kind, n, report.ts_ms, _details(kind, report))
+        elif not (is_counted or report.is_repeat or self._is_late(kind, path)):
             self._write(record, kind, 1, report.ts_ms, _details(kind, report), is_counted=False)
         return True
+
+    def _known(self, path: str | None) -> Container | None:
+        """The container at this path, also one whose last records still wait."""
+        if path is None:
+            return None
+        live = self._roster.lives.get(path)
+        return self._roster.leaving(path) if live is None else live.record
 
     def _is_late(self, kind: str, path: str) -> bool:
         """Whether this report's event was written without it a moment ago."""

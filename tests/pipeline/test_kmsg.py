@@ -56,6 +56,7 @@ RECORD_GROUP = """\
 6,2,1,-;oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=p,mems_allowed=0,oom_memcg=/p,task_memcg=/p/c,task=a,pid=5,uid=0
 3,3,1,-;Memory cgroup out of memory: Killed process 5 (a) total-vm:1kB, anon-rss:1kB, file-rss:1kB, shmem-rss:0kB, UID:0
 6,4,1,-;Tasks in /p/c are going to be killed due to memory.oom.group set
+3,5,1,-;Memory cgroup out of memory: Killed process 5 (a) total-vm:1kB, anon-rss:1kB, file-rss:1kB, shmem-rss:0kB, UID:0
 3,5,1,-;Memory cgroup out of memory: Killed process 6 (b) total-vm:1kB, anon-rss:1kB, file-rss:1kB, shmem-rss:0kB, UID:0
 3,6,1,-;Memory cgroup out of memory: Killed process 7 (c) total-vm:1kB, anon-rss:1kB, file-rss:1kB, shmem-rss:0kB, UID:0
 """
@@ -94,6 +95,7 @@ def reports(record: str) -> list[OomReport]:
             RECORD_GROUP,
             [
                 OomReport(7, "/p", "/p/c", 5, "a", "CONSTRAINT_MEMCG"),
+                OomReport(7, None, "/p/c", 5, "a", "CONSTRAINT_MEMCG", is_repeat=True),
                 OomReport(7, None, "/p/c", 6, "b", "CONSTRAINT_MEMCG"),
                 OomReport(7, None, "/p/c", 7, "c", "CONSTRAINT_MEMCG"),
             ],

@@ -176,6 +176,21 @@ def test_two_kills_of_which_the_log_tells_one() -> None:
     assert [(d["count"], d.get("pid")) for d in kills] == [(1, 42), (1, None)]
 
 
+def test_a_process_that_the_kernel_kills_and_counts_twice_is_told_once() -> None:
+    bench = Bench()
+    bench.kernel.kill("/a", "/a/b")
+    bench.kernel.kills["/a/b"] += 1
+    bench.say()
+    bench.say(KILLED._replace(limit_path=None, is_repeat=True))
+    bench.rig.run(4)
+    assert [(kind, details["count"]) for kind, _, details in bench.events()] == [("oom", 1), ("oom_kill", 1)]
+    bench.world.remove("/a/b")
+    bench.rig.run(4)
+    bench.say(KILLED._replace(limit_path=None, is_repeat=True))
+    bench.rig.run(4)
+    assert len(bench.events()) == 2
+
+
 def test_a_container_that_is_gone_at_once_has_its_event_before_its_end() -> None:
     bench = Bench()
     bench.kernel.kill("/a/b", "/a/b")

@@ -36,6 +36,10 @@ def test_readers_on_a_pure_v2_host() -> None:
     passes_in_vm("v2", "tests/vm/guest_cgroup_v2.py", "tests/collectors/test_process_list.py", "tests/vm/guest_quota.py")
 
 
+def test_oom_kills_on_a_pure_v2_host() -> None:
+    passes_in_vm("v2", "tests/vm/guest_events.py")
+
+
 def test_readers_on_a_v1_host_with_joint_mounts() -> None:
     names = ("test_cgroup_v1", "test_taskload", "test_netdev", "test_process_list")
     passes_in_vm("v1", "tests/vm/guest_cgroup_v1.py", *(f"tests/collectors/{name}.py" for name in names))
