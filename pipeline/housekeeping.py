@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.sampler_config import PolicyConfig, SamplerConfig
 
 _GOLDEN = (5**0.5 - 1) / 2
@@ -22,13 +23,29 @@ class Policy(NamedTuple):
     is_dynamic: bool
 
 
-def policy_of(config: SamplerConfig, path: str) -> Policy:
-    """The policy of the container at this cgroup path. The host is never dynamic; a maximum below the base is the base."""
-    own = next((p for p in config.policies if fnmatchcase(path, p.path)), PolicyConfig(path))
+def policy_of(config: SamplerConfig, path: str, known: Container | None = None) -> Policy:
+    """The policy of the container at this cgroup path, by what is known of it so far.
+
+    The host is never dynamic; a maximum below the base is the base.
+    """
+    own = next((p for p in config.policies if _is_meant(p, path, known)), PolicyConfig(path))
     base_s = config.base_interval_s if own.base_interval_s is None else own.base_interval_s
     max_s = config.max_interval_s if own.max_interval_s is None else own.max_interval_s
     is_dynamic = config.dynamic if own.dynamic is None else own.dynamic
     return Policy(base_s, max(base_s, max_s), is_dynamic and path != "/")
+
+
+def _is_meant(policy: PolicyConfig, path: str, known: Container | None) -> bool:
+    if policy.path is not None and not fnmatchcase(path, policy.path):
+        return False
+    if policy.name is policy.image is policy.label is None:
+        return True
+    if known is None:
+        return False
+    pairs = ((policy.name, known.name), (policy.image, known.image))
+    if any(pattern is not None and (said is None or not fnmatchcase(said, pattern)) for pattern, said in pairs):
+        return False
+    return policy.label is None or any(fnmatchcase(f"{key}={value}", policy.label) for key, value in known.labels.items())
 
 
 def next_interval(policy: Policy, interval_s: float, has_changed: bool) -> float:

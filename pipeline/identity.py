@@ -99,6 +99,11 @@ class Identities:
         self._known = {c.path: c for c in mine}
         self._strangers = [c for c in known if self._known.get(c.path) is not c]
 
+    def known(self, path: str, pairs: Mapping[str, int]) -> Container | None:
+        """What the log has of the container seen at this path, until it is admitted."""
+        known = self._known.get(path)
+        return known if known is not None and is_same(known, pairs) else None
+
     def admit(self, path: str, pairs: Mapping[str, int], policy: Policy, created_ms: int, now_ms: int) -> Admission:
         """The record of the container seen at this path, and whether the log already has exactly this record.
 

@@ -144,16 +144,10 @@ class Roster:
         """Takes over policies and patterns. A container whose policy changed is read at its next tick."""
         old, self._config = self._config, config
         for live in self.lives.values():
-            policy = policy_of(config, live.record.path)
-            if policy == live.policy:
-                continue
-            cohort = self.cohort_of(live)
-            if live in cohort.idle and (closing := live.closing(cohort.still_ms)) is not None:
-                self._handover.add_sample(*closing)
-            cohort.remove(live)
-            live.policy, live.interval_s = policy, policy.base_s
-            self._cohort(policy).activate(live)
-            self._replace(live, self._identities.amend(live.record, {}, policy, self._now_ms()))
+            policy = policy_of(config, live.record.path, live.record)
+            if policy != live.policy:
+                self._take_policy(live, policy)
+                self._replace(live, self._identities.amend(live.record, {}, policy, self._now_ms()))
         if config.exclude != old.exclude:
             self.apply(self._tree.prune(partial(is_pruned, config.exclude)))
         if config.include != old.include:
@@ -162,10 +156,21 @@ class Roster:
             del self.cohorts[base_ns]
 
     def bind(self, path: str, instance: str, fields: Mapping[str, Any]) -> None:
-        """Takes what a runtime said of a container; nothing if it is gone, or said no more than is known."""
+        """Takes what a runtime said of a container; nothing if it is gone, or said no more than is known.
+
+        If another policy holds for it now, it is read at its next tick.
+        """
         live, leaving = self.lives.get(path), self._leaving.get(instance)
         if live is not None and live.record.instance == instance:
-            self._replace(live, self._with(live.record, fields))
+            record = self._with(live.record, fields)
+            policy = policy_of(self._config, path, record)
+            if policy != live.policy:
+                record = self._identities.amend(record, {}, policy, record.valid_from_ms)
+                cohort = self.cohort_of(live)
+                self._take_policy(live, policy)
+                if not cohort:
+                    del self.cohorts[cohort.base_ns]
+            self._replace(live, record)
         elif leaving is not None and (record := self._with(leaving.record, fields)) != leaving.record:
             self._leaving[instance] = leaving._replace(record=record)
             self._handover.add(record)
@@ -240,10 +245,12 @@ class Roster:
 
     def _admit(self, path: str, pairs: Mapping[str, int]) -> None:
         now_ms = self._now_ms()
-        policy = policy_of(self._config, path)
+        policy = policy_of(self._config, path, self._identities.known(path, pairs))
         record, is_new, is_logged = self._identities.admit(path, pairs, policy, self._created_ms(path, now_ms), now_ms)
         if (named := self._naming.named(record)) != record:
-            record, is_logged = msgspec.structs.replace(named, valid_from_ms=now_ms), False
+            policy = policy_of(self._config, path, named)
+            record = self._identities.amend(msgspec.structs.replace(named, valid_from_ms=now_ms), {}, policy, now_ms)
+            is_logged = False
         live = Live(record, policy, 0 if is_new else self._last_time_ms)
         self.lives[path] = live
         self.by_number[record.number] = live
@@ -254,6 +261,15 @@ class Roster:
             self._handover.event(record.created_ms, "creation", record.number, {"path": path})
         self._cohort(policy).activate(live)
         self._naming.appeared(record)
+
+    def _take_policy(self, live: Live, policy: Policy) -> None:
+        """Has the container read at its next tick, and as the policy says from then on."""
+        cohort = self.cohort_of(live)
+        if live in cohort.idle and (closing := live.closing(cohort.still_ms)) is not None:
+            self._handover.add_sample(*closing)
+        cohort.remove(live)
+        live.policy, live.interval_s = policy, policy.base_s
+        self._cohort(policy).activate(live)
 
     def _with(self, record: Container, fields: Mapping[str, Any]) -> Container:
         """The record with these fields; the same one if they say nothing new."""

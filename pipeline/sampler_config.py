@@ -1,4 +1,4 @@
-"""Options of sampling: intervals, policies by path, what is sampled, and the bounds of its own cost."""
+"""Options of sampling: intervals, policies by path and name, what is sampled, and the bounds of its own cost."""
 
 from typing import Annotated, TypeAlias
 
@@ -8,13 +8,25 @@ Seconds: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 
 
 class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Intervals of the containers whose path matches; what is None is as `[sampler]` says."""
+    """Intervals of the containers that match all the patterns it has, of the shell; what is None is as `[sampler]` says.
 
-    path: str
-    """Shell pattern of the whole cgroup path; `*` matches slashes too."""
+    Names, images and labels come from the runtimes, later than the container: its policy changes when they do.
+    """
+
+    path: str | None = None
+    """The whole cgroup path; `*` matches slashes too."""
+    name: str | None = None
+    """The container's name, as in its records."""
+    image: str | None = None
+    label: str | None = None
+    """Any of the labels that are recorded (`metadata.labels`), as `KEY=VALUE`."""
     base_interval_s: Seconds | None = None
     max_interval_s: Seconds | None = None
     dynamic: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.path is self.name is self.image is self.label is None:
+            raise ValueError("path: expected a pattern of path, name, image or label, got none")
 
 
 class SamplerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,7 +39,7 @@ class SamplerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dynamic: bool = True
     """False: every container is read each base interval, whatever it does."""
     policies: tuple[PolicyConfig, ...] = ()
-    """The first that matches a path holds. The host is read at its base interval always."""
+    """The first that matches a container holds. The host is read at its base interval always."""
 
     include: tuple[str, ...] = ()
     """Shell patterns of cgroup paths; empty: all. The host is always sampled."""

@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.collectors.host import _container
 
 from tidegauge.pipeline.housekeeping import Policy, is_included, is_pruned, next_interval, policy_of, spread
 from tidegauge.pipeline.sampler_config import PolicyConfig, SamplerConfig
@@ -64,6 +66,36 @@ def test_the_first_policy_that_matches_holds_and_leaves_the_rest_as_it_was() -> 
     assert policy_of(config, "/docker/a") == Policy(5, 30, True)
     assert policy_of(config, "/x/y") == Policy(1, 30, True)
     assert policy_of(config, "/other") == Policy(1, 30, True)
+
+
+def test_a_policy_by_name_image_or_label_holds_once_they_are_known() -> None:
+    web = msgspec.structs.replace(
+        _container("/docker/a"), name="web-1", image="nginx:1.27", labels={"com.docker.compose.service": "shop"}
+    )
+    for policy in (
+        PolicyConfig(name="web-*", base_interval_s=5),
+        PolicyConfig(image="nginx:*", base_interval_s=5),
+        PolicyConfig(label="com.docker.compose.service=sh*", base_interval_s=5),
+        PolicyConfig(path="/docker/*", name="web-*", image="nginx*", label="*=shop", base_interval_s=5),
+    ):
+        config = SamplerConfig(policies=(policy,))
+        assert policy_of(config, web.path, web).base_s == 5
+        assert policy_of(config, web.path).base_s == 1
+        assert policy_of(config, web.path, _container(web.path)).base_s == 1
+    for policy in (
+        PolicyConfig(name="web", base_interval_s=5),
+        PolicyConfig(image="nginx", base_interval_s=5),
+        PolicyConfig(label="shop", base_interval_s=5),
+        PolicyConfig(path="/podman/*", name="web-*", base_interval_s=5),
+        PolicyConfig(name="web-*", image="redis*", base_interval_s=5),
+        PolicyConfig(name="web-*", label="other=*", base_interval_s=5),
+    ):
+        assert policy_of(SamplerConfig(policies=(policy,)), web.path, web).base_s == 1
+
+
+def test_a_policy_without_a_pattern_is_none() -> None:
+    with pytest.raises(ValueError, match="expected a pattern"):
+        PolicyConfig(base_interval_s=5)
 
 
 def test_the_host_is_never_dynamic() -> None:

@@ -9,7 +9,7 @@ from tests.pipeline.sampler_rig import Rig, SamplerClock, World
 
 from tidegauge.pipeline.records import Container, End, Event
 from tidegauge.pipeline.runtimes import Parting
-from tidegauge.pipeline.sampler_config import SamplerConfig
+from tidegauge.pipeline.sampler_config import PolicyConfig, SamplerConfig
 
 PATH = "/docker/c1"
 
@@ -138,6 +138,43 @@ def test_a_path_that_tells_more_than_an_older_version_knew(naming: ToldNaming) -
     record = again.containers(PATH)[-1]
     assert (record.name, record.instance, record.number) == ("web", known.instance, known.number)
     assert record.valid_from_ms >= known.valid_from_ms
+
+
+def test_a_name_brings_its_policy_and_the_next_reading_at_once(naming: ToldNaming) -> None:
+    rig = Rig(SamplerConfig(policies=(PolicyConfig(name="web*", base_interval_s=5, max_interval_s=10),)), naming=naming)
+    first = _make(rig)
+    rig.run(40)
+    assert (first.base_interval_s, first.max_interval_s) == (1, 60)
+    before = len(rig.samples(PATH))
+    naming.bind(PATH, first.instance, {"name": "web-1"})
+    rig.run(5)
+    second = rig.containers(PATH)[-1]
+    assert (second.name, second.base_interval_s, second.max_interval_s) == ("web-1", 5, 10)
+    assert len(rig.containers(PATH)) == 2
+    assert second.valid_from_ms > first.valid_from_ms
+    # the last time that it was seen still, and the reading with which the new policy begins
+    assert [s.is_closing for s in rig.samples(PATH)[before:]] == [True, False]
+    count = len(rig.samples(PATH))
+    rig.run(70)
+    assert 6 <= len(rig.samples(PATH)) - count <= 9
+    naming.bind(PATH, first.instance, {"name": "db"})
+    rig.run(1)
+    third = rig.containers(PATH)[-1]
+    assert (third.name, third.base_interval_s, third.max_interval_s) == ("db", 1, 60)
+
+
+def test_a_name_in_the_path_or_in_the_log_has_its_policy_from_the_first_record_on(naming: ToldNaming) -> None:
+    world, clock = World(), SamplerClock()
+    config = SamplerConfig(policies=(PolicyConfig(name="web*", base_interval_s=5),))
+    naming.names[PATH] = "web"
+    rig = Rig(config, naming=naming, world=world, clock=clock)
+    known = _make(rig)
+    assert [(c.name, c.base_interval_s) for c in rig.containers(PATH)] == [("web", 5)]
+    rig.close()
+    del naming.names[PATH]
+    known_all = [known, *rig.containers("/")[-1:]]
+    again = Rig(config, naming=naming, world=world, clock=clock, known=known_all, last_time_ms=known.valid_from_ms)
+    assert again.containers(PATH) == []
 
 
 # Ends.
