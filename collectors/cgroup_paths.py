@@ -6,7 +6,7 @@ than the configured root (a recorded tree, a copied root), the folders of SYS/fs
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,9 @@ from tidegauge.pipeline.plugin import Hierarchy
 
 CONTROLLERS = ("cpuacct", "cpu", "memory", "blkio", "pids")
 """v1 controllers that have values for us, in the order of preference for identity and for the probe."""
+OPTIONAL_CONTROLLERS = ("cpuset", "hugetlb", "perf_event")
+"""v1 controllers that optional groups are read from; containers are not found by them."""
+_READ = frozenset({*CONTROLLERS, *OPTIONAL_CONTROLLERS})
 _MOUNTABLE = frozenset(
     {*CONTROLLERS, "cpuset", "devices", "freezer", "hugetlb", "net_cls", "net_prio", "perf_event", "rdma", "misc"}
 )
@@ -48,6 +51,8 @@ class CgroupMounts:
     unified: Path | None
     unified_controllers: frozenset[str]
     """Controllers of the unified hierarchy by their v2 names (`io`, not `blkio`)."""
+    optional: Mapping[str, Path] = field(default_factory=dict)
+    """As `v1`, of OPTIONAL_CONTROLLERS."""
 
     @property
     def mode(self) -> Mode:
@@ -58,6 +63,14 @@ class CgroupMounts:
     def lives_in_unified(self, controller: str) -> bool:
         """True if a v1 controller (by its v1 name) is driven by the unified hierarchy instead."""
         return controller not in self.v1 and _UNIFIED_NAME.get(controller) in self.unified_controllers
+
+    def place(self, controller: str) -> Path | None:
+        """Root of the hierarchy in which a controller lives; None: in none below `sys`. v2 names serve for the unified one."""
+        if (root := {**self.v1, **self.optional}.get(controller)) is not None:
+            return root
+        # perf_event is in the unified hierarchy whenever it is in no other, and never listed there
+        is_unified = controller == "perf_event" or controller in self.unified_controllers
+        return self.unified if is_unified else None
 
     def hierarchies(self) -> tuple[Hierarchy, ...]:
         """Every hierarchy with values for us, once each, named after its first controller in the order of preference."""
@@ -122,20 +135,20 @@ def _from_mounts(mounts: list[Mount], below: str) -> CgroupMounts:
     def rank(mount: Mount) -> tuple[bool, bool]:
         return mount.root != "/", not mount.point.startswith(below + "fs/cgroup")
 
-    v1: dict[str, Path] = {}
+    found: dict[str, Path] = {}
     unified: Path | None = None
     for mount in sorted(mounts, key=rank):
         if mount.is_unified:
             unified = unified or Path(mount.point)
-        for controller in mount.controllers.intersection(CONTROLLERS):
-            v1.setdefault(controller, Path(mount.point))
-    return CgroupMounts(v1, unified, _unified_controllers(unified))
+        for controller in mount.controllers & _READ:
+            found.setdefault(controller, Path(mount.point))
+    return _sorted_out(found, unified)
 
 
 def _from_folders(root: Path) -> CgroupMounts:
     if (root / "cgroup.controllers").exists():
         return CgroupMounts({}, root, _unified_controllers(root))
-    v1: dict[str, Path] = {}
+    found: dict[str, Path] = {}
     unified: Path | None = None
     try:
         folders = sorted(p for p in root.iterdir() if p.is_dir())
@@ -146,9 +159,15 @@ def _from_folders(root: Path) -> CgroupMounts:
             unified = unified or folder
             continue
         for controller in folder.name.split(","):
-            if controller in CONTROLLERS:
-                v1.setdefault(controller, folder)
-    return CgroupMounts(v1, unified, _unified_controllers(unified))
+            if controller in _READ:
+                found.setdefault(controller, folder)
+    return _sorted_out(found, unified)
+
+
+def _sorted_out(found: Mapping[str, Path], unified: Path | None) -> CgroupMounts:
+    v1 = {c: found[c] for c in CONTROLLERS if c in found}
+    optional = {c: found[c] for c in OPTIONAL_CONTROLLERS if c in found}
+    return CgroupMounts(v1, unified, _unified_controllers(unified), optional)
 
 
 def _unified_controllers(unified: Path | None) -> frozenset[str]:

@@ -117,3 +117,32 @@ def test_directories_of_the_root_and_of_a_container(recorded_tree: Callable[[str
 def test_any_text_is_taken(text: str) -> None:
     for mount in parse_mountinfo(text):
         assert isinstance(mount.point, str)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cgroup1", {"cpuset": "cpuset", "memory": "memory", "hugetlb": "unified", "perf_event": "unified"}),
+        ("cgroup1-vm", {"cpuset": "cpuset", "memory": "memory", "hugetlb": "hugetlb", "perf_event": "perf_event"}),
+        ("cgroup2", {"cpuset": "cgroup", "memory": "cgroup", "hugetlb": "cgroup", "perf_event": "cgroup"}),
+    ],
+)
+def test_where_each_optional_controller_lives(
+    recorded_tree: Callable[[str], Path], name: str, expected: dict[str, str]
+) -> None:
+    root = recorded_tree(name) / "snapshot-1"
+    mounts = find_mounts(root / "sys", root / "proc")
+    places = {controller: mounts.place(controller) for controller in expected}
+    assert {controller: place and place.name for controller, place in places.items()} == expected
+    assert mounts.place("net_cls") is None
+
+
+def test_a_controller_that_containers_are_not_found_by_makes_no_v1_host(tmp_path: Path) -> None:
+    sys, proc = tree(
+        tmp_path,
+        "1 0 0:1 / SYS/fs/cgroup rw - cgroup2 cgroup2 rw\n2 0 0:2 / SYS/fs/cgroup/net rw - cgroup cgroup rw,perf_event\n",
+    )
+    mounts = find_mounts(sys, proc)
+    assert mounts.mode is Mode.V2
+    assert mounts.place("perf_event") == sys / "fs/cgroup/net"
+    assert [h.name for h in mounts.hierarchies()] == ["unified"]
