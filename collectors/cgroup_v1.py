@@ -15,12 +15,13 @@ from tidegauge.collectors._block_devices import BlockDevices
 from tidegauge.collectors._cgroup_reader import CgroupReader, Disk, File, Place, Selection, Table, file
 from tidegauge.collectors._kernel_text import DeviceNames, Faults, Faulty, KeyedFile, blkio_rows, limit_file, number_file
 from tidegauge.collectors._oom_files import keyed, read_of
+from tidegauge.collectors._spec import SpecFiles
 from tidegauge.collectors.cgroup_paths import Mode, directory, find_mounts
 from tidegauge.collectors.cgroup_v2 import cpu_files, io_disk, memory_files, pids_files, pressure_files, unified_oom_counts
 from tidegauge.pipeline.errors import NoData
 from tidegauge.pipeline.groups import DEFAULT_GROUPS
 from tidegauge.pipeline.plugin import Hierarchy, OomCounts
-from tidegauge.pipeline.records import Container, TableRows
+from tidegauge.pipeline.records import Container, Spec, TableRows
 
 _BLKIO_POLICIES = ("blkio.bfq.", "blkio.", "blkio.throttle.")
 """BFQ, CFQ (kernels before 5.0), throttling: the first with entries counts a cgroup's I/O."""
@@ -94,6 +95,7 @@ class CgroupV1Collector(Faulty):
         self._sys = config.sys
         self._mounts = mounts = find_mounts(config.sys, config.proc)
         self._faults = faults = Faults()
+        self._specs = SpecFiles(mounts, faults)
         self._selection = chosen = Selection(config.groups, ("disk_io", "percpu"))
         self.metrics, self.tables = chosen.metrics, chosen.tables
         device_name = BlockDevices(config.sys, config.proc).name
@@ -130,6 +132,9 @@ class CgroupV1Collector(Faulty):
             return unified_oom_counts(self._mounts.unified, container) if is_there else None
         raw = read_of(self._mounts.v1["memory"], "memory", container, "memory.oom_control")
         return None if raw is None else OomCounts(None, keyed(raw).get("oom_kill"))
+
+    def spec(self, container: Container) -> Spec | None:
+        return None if self._mounts.mode is Mode.V2 else self._specs.spec(container)
 
     def hierarchies(self) -> tuple[Hierarchy, ...]:
         """Hierarchies with values for us, cpuacct first; () on a pure v2 host."""

@@ -23,11 +23,12 @@ from tidegauge.collectors._kernel_text import (
     pressure_file,
 )
 from tidegauge.collectors._oom_files import keyed, read_of
+from tidegauge.collectors._spec import SpecFiles
 from tidegauge.collectors.cgroup_paths import Mode, directory, find_mounts
 from tidegauge.pipeline.errors import NoData
 from tidegauge.pipeline.groups import DEFAULT_GROUPS
 from tidegauge.pipeline.plugin import Hierarchy, OomCounts
-from tidegauge.pipeline.records import Container, TableRows
+from tidegauge.pipeline.records import Container, Spec, TableRows
 
 
 class CgroupV2Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,9 +120,13 @@ class CgroupV2Collector(Faulty):
         self._files = chosen.files((*cpu_files(faults), *memory_files(faults), *pids_files(faults)))
         self._pressure = pressure_files(faults, "{}.pressure") if pressure else ()
         self._disk = io_disk(faults, BlockDevices(config.sys, config.proc).name) if chosen.tables else None
+        self._specs = SpecFiles(self._mounts, faults)
 
     def oom_counts(self, container: Container) -> OomCounts | None:
         return unified_oom_counts(self._mounts.unified, container) if self._mounts.mode is Mode.V2 else None
+
+    def spec(self, container: Container) -> Spec | None:
+        return self._specs.spec(container) if self._mounts.mode is Mode.V2 else None
 
     def hierarchies(self) -> tuple[Hierarchy, ...]:
         """The unified hierarchy on a pure v2 host, () on any other."""

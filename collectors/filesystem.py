@@ -47,6 +47,9 @@ class Mount(NamedTuple):
     """Source, or mount point where the source says nothing: the instance of the row."""
     path: str
     """Where this process reaches it."""
+    point: str
+    """Where the host has it."""
+    type: str
 
 
 class StatvfsResult(Protocol):
@@ -93,7 +96,7 @@ def parse(text: bytes, rootfs: str, types: tuple[str, ...]) -> tuple[Mount, ...]
             continue
         under = _ancestors(line.id, parents)
         if not any(_below(line.path, later.path.rstrip("/")) and later.id not in under for later in lines[place + 1 :]):
-            found[device] = Mount(line.id, device, line.path)
+            found[device] = Mount(line.id, device, line.path, inside, line.type)
     return tuple(found.values())
 
 
@@ -183,6 +186,8 @@ class FilesystemReader:
         self._faults = faults or MountFaults()
         self._pending: dict[int, _Question] = {}
         self._rows: TableRows | None = None
+        self.mounts: tuple[Mount, ...] = ()
+        """Of the last reading, in the order of its rows."""
 
     @property
     def hanging(self) -> tuple[str, ...]:
@@ -195,7 +200,7 @@ class FilesystemReader:
             text = self._mountinfo.read_bytes()
         except OSError as exc:
             raise CollectError(f"read {self._mountinfo}: {exc.strerror}") from exc
-        mounts = parse(text, self._rootfs, self._types)
+        self.mounts = mounts = parse(text, self._rootfs, self._types)
         here = {m.id for m in mounts}
         self._pending = {i: q for i, q in self._pending.items() if i in here and q.is_alive()}
         asked: dict[int, _Question] = {}

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkab
 
 import msgspec
 
+from tidegauge.pipeline.machine import Machine
 from tidegauge.pipeline.records import Container, Record, Spec, TableRows, Value, Values
 
 
@@ -112,6 +113,24 @@ class OomCounter(Protocol):
 
     def oom_counts(self, container: Container) -> OomCounts | None:
         """None if the container is gone, is none of this collector's, or has no such counter."""
+        ...
+
+
+@runtime_checkable
+class SpecSource(Protocol):
+    """A collector that can tell what a container's cgroup allows it. Called from a worker thread, one container at a time."""
+
+    def spec(self, container: Container) -> Spec | None:
+        """None if the container is gone or is none of this collector's."""
+        ...
+
+
+@runtime_checkable
+class MachineSource(Protocol):
+    """A collector that can tell what the host's machine is. Called from a worker thread."""
+
+    def machine(self) -> Machine | None:
+        """What can be read now. May block, but must end within seconds. None: it does not know."""
         ...
 
 

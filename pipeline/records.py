@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from tidegauge.pipeline.machine import Machine
+
 Value: TypeAlias = int | float | None
 Values: TypeAlias = tuple[Value, ...]
 TableRow: TypeAlias = tuple[str | int | float | None, ...]
@@ -177,6 +179,8 @@ class Container(msgspec.Struct, frozen=True, array_like=True):
     """None: not read yet."""
     remote: str = ""
     """Table `[remotes.NAME]` by which a container of another host came; empty: it is of this host."""
+    machine: Machine | None = None
+    """Of the host's own record only; None: not read yet."""
 
     @property
     def is_host(self) -> bool:

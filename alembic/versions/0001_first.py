@@ -66,6 +66,7 @@ def upgrade() -> None:
             "memory_high_bytes",
             "pids_limit",
         ),
+        *texts("machine", nullable=True),
         sa.PrimaryKeyConstraint("container", "valid_from_ms", name="pk_container_metadata"),
     )
     op.create_table(

@@ -8,6 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, SCALAR_TABLES
+from tidegauge.pipeline.machine import Machine
 from tidegauge.pipeline.plugin import Point
 from tidegauge.pipeline.records import MAX_INT, Container, Spec, Value
 from tidegauge.sinks.sql.database import reading_engine
@@ -93,5 +94,6 @@ def _container(row: Mapping[str, Any]) -> Container:
         "labels": msgspec.json.decode(row["labels"], type=dict[str, str]),
         "environment": msgspec.json.decode(row["environment"], type=dict[str, str]),
         "spec": None if spec == Spec() else spec,
+        "machine": None if row["machine"] is None else msgspec.json.decode(row["machine"], type=Machine),
     }
     return Container(**{name: value for name, value in row.items() if name not in SPEC_COLUMNS} | decoded)

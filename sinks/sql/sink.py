@@ -30,7 +30,7 @@ INSERT INTO container (source, instance, epoch, number, host, path, boot_id, cre
 ON CONFLICT (source, instance, epoch) DO UPDATE SET number = excluded.number, host = excluded.host RETURNING id
 """
 _METADATA_COLUMNS = tuple(c.name for c in container_metadata.columns if not c.primary_key)
-_JSON_COLUMNS = ("aliases", "labels", "environment")
+_JSON_COLUMNS = ("aliases", "labels", "environment", "machine")
 _METADATA = f"""
 INSERT INTO container_metadata (container, valid_from_ms, {", ".join(_METADATA_COLUMNS)})
 VALUES (?, ?{", ?" * len(_METADATA_COLUMNS)})
@@ -155,7 +155,9 @@ class SqlSink:
             return is_stopping() or time.monotonic() >= deadline
 
         try:
-            is_done = retention.run_events(self._conn, lambda kind: self._event_bounds(kind, now_ms), is_over) and retention.run(
+            is_done = retention.run_events(
+                self._conn, lambda kind: self._event_bounds(kind, now_ms), is_over
+            ) and retention.run(
                 self._conn,
                 [table for table in SAMPLE_TABLES if table in self._columns],
                 bounds,
@@ -321,7 +323,8 @@ def _metadata_values(c: Container) -> tuple[object, ...]:
     """Values of _METADATA_COLUMNS."""
     spec = c.spec or Spec()
     values = (getattr(spec if name in SPEC_COLUMNS else c, name) for name in _METADATA_COLUMNS)
-    return tuple(_json(v) if name in _JSON_COLUMNS else v for name, v in zip(_METADATA_COLUMNS, values, strict=True))
+    named = zip(_METADATA_COLUMNS, values, strict=True)
+    return tuple(_json(v) if name in _JSON_COLUMNS and v is not None else v for name, v in named)
 
 
 def _json(value: object) -> str:

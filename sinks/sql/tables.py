@@ -95,9 +95,10 @@ container_metadata = sa.Table(
     sa.Column("pod_uid", sa.Text),
     sa.Column("environment", sa.Text, nullable=False),
     *(sa.Column(name, sa.BigInteger if type_ is int else sa.Text) for name, type_ in SPEC_COLUMNS.items()),
+    sa.Column("machine", sa.Text),
 )
-"""Names, limits and intervals in force from `valid_from_ms` until the container's next row. `aliases`, `labels` and
-`environment` are JSON. Limits are NULL before they were read."""
+"""Names, limits and intervals in force from `valid_from_ms` until the container's next row. `aliases`, `labels`, `environment`
+and `machine` are JSON. Limits are NULL before they were read, and `machine` is for all but the host."""
 
 for _name in SCALAR_TABLES:
     sa.Table(
