@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.program import Program, eventually
 from tests.support import need
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.e2e, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(300)]
 MEMORY = Path("/sys/fs/cgroup/memory")
 """On v2 the one hierarchy."""
 LIMIT = 24 << 20
