@@ -19,6 +19,7 @@ from tidegauge.pipeline.handover import Handover
 from tidegauge.pipeline.housekeeping import is_included, is_pruned
 from tidegauge.pipeline.log_thread import Outlet
 from tidegauge.pipeline.metadata import MetadataConfig, described_fields
+from tidegauge.pipeline.pace import paced
 from tidegauge.pipeline.plugin import RemoteAnswer, RemoteContainer, RemoteReading
 from tidegauge.pipeline.reading import is_storable
 from tidegauge.pipeline.records import Container, End, Event, Gap, Sample, Schema, TableRow, TableRows
@@ -152,7 +153,7 @@ class RemoteRoster:
         fresh: list[tuple[int, _Seen, RemoteReading]] = []
         now_ms = max((r.ts_ms for c in wanted for r in c.readings if r.ts_ms <= latest_ms), default=self._newest_ms or 0)
         self._end_missing({c.path for c in wanted}, {c.path for c in answer.containers}, now_ms)
-        for container in wanted:
+        for container in paced(wanted):
             seen = self._settle(container, answer, now_ms, latest_ms)
             for reading in container.readings:
                 if seen.last_ms < reading.ts_ms <= latest_ms:
@@ -160,7 +161,7 @@ class RemoteRoster:
                     fresh.append((reading.ts_ms, seen, reading))
         self._note_hole(fresh)
         fresh.sort(key=lambda item: item[0])
-        for ts_ms, seen, reading in fresh:
+        for ts_ms, seen, reading in paced(fresh):
             schema = self._schemas[0 if seen.record.is_host else 1]
             handover.add_sample(self._sample(seen, ts_ms, schema, reading), schema)
             if isinstance(cpu_ns := reading.values.get("cpu_usage_ns"), int):

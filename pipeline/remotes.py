@@ -128,6 +128,7 @@ class RemoteFeed:
             "overflow_rows": self._roster.stats.overflow_rows,
             "absurd_values": self._roster.absurd_values + own.get("absurd_values", 0),
             "unreadable_containers": own.get("unreadable_containers", 0),
+            "shortened_answers": own.get("shortened_answers", 0),
             "containers": self._roster.containers,
             "reachable": self._answered_ns is not None and self.fault is None,
             "answer_age_seconds": None if age_s is None else round(age_s, 3),

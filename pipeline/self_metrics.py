@@ -152,6 +152,7 @@ _COUNTERS_BY: Mapping[str, tuple[str, str]] = {
     "remote_overflow_rows": ("remote", "Samples of another host lost because the journal did not keep up."),
     "remote_absurd_values": ("remote", "Numbers of another host that could not be, stored as absent."),
     "remote_unreadable_containers": ("remote", "Times that what another host said of a container could not be read."),
+    "remote_shortened_answers": ("remote", "Times that another host had more readings than an answer may be large."),
     "runtime_asks": ("runtime", "Questions put to a container runtime."),
     "runtime_errors": ("runtime", "Questions that a container runtime answered with an error, or not in time."),
 }

@@ -15,6 +15,13 @@ from typing import Any
 Reply = tuple[int, dict[str, str], bytes]
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are part of these tests."""
+
+
 class HttpHost:
     """Answers every request with what `reply` gives for (method, path, headers, body); None closes without an answer."""
 
@@ -49,8 +56,7 @@ class HttpHost:
 
         self.reply = reply
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self._thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
@@ -103,7 +109,7 @@ class CadvisorHost:
         assert path == "/api/v1.3/subcontainers/"
         question = json.loads(body or b"{}")
         since_ms = ms(question["start"]) if "start" in question else 0
-        answer = [self._info(c, since_ms) for c in self.containers.values()]
+        answer = [self._info(c, since_ms, question.get("num_stats", 60)) for c in self.containers.values()]
         return 200, date, json.dumps(answer).encode()
 
     def times(self, name: str) -> list[int]:
@@ -122,7 +128,7 @@ class CadvisorHost:
         self.containers[name]["spec"]["creation_time"] = stamp(self.now_ms())
         self.begun_ms[name] = self.now_ms()
 
-    def _info(self, container: dict[str, Any], since_ms: int) -> dict[str, Any]:
+    def _info(self, container: dict[str, Any], since_ms: int, most: int) -> dict[str, Any]:
         name, recorded = container["name"], container["stats"]
         begin = self.begun_ms[name]
         stats = []
@@ -133,4 +139,5 @@ class CadvisorHost:
             stat["timestamp"] = stamp(ts_ms)
             stat["cpu"]["usage"]["total"] = self.cpu_ns(name, ts_ms)
             stats.append(stat)
+        stats = stats[-most:] if most > 0 else stats
         return container | ({"stats": stats} if stats else {"stats": None})

@@ -24,7 +24,8 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the remote is called in records; empty: what it says, else the host in `url`."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
     """For a connection, and for each whole answer."""
-    max_answer_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 16 << 20
+    max_answer_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 8 << 20
+    """A longer answer is given up; of cAdvisor fewer readings are asked for then."""
     verify_tls: bool = True
     ca_file: Path | None = None
     """Certificates to trust instead of the system's."""
@@ -61,6 +62,10 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"HttpConfig({self.url!r})"
 
 
+class AnswerTooLarge(CollectError):
+    """It exceeds `max_answer_bytes`: something smaller may be asked for."""
+
+
 class Answer(NamedTuple):
     body: bytes
     date_ms: int | None
@@ -95,7 +100,10 @@ class Client:
         return self._url + path
 
     def ask(self, path: str, body: bytes | None = None) -> Answer:
-        """The body of a 200: GET, or POST where there is a body. CollectError, which names the URL, for everything else."""
+        """The body of a 200: GET, or POST where there is a body. CollectError, which names the URL, for everything else.
+
+        AnswerTooLarge is one of these.
+        """
         url = self._url + path
         end_s = time.monotonic() + self._config.timeout_s
         try:
@@ -135,7 +143,7 @@ class Client:
             parts.append(data)
             size += len(data)
             if size > self._config.max_answer_bytes:
-                raise CollectError(f"{url}: an answer of more than {self._config.max_answer_bytes} bytes (max_answer_bytes)")
+                raise AnswerTooLarge(f"{url}: an answer of more than {self._config.max_answer_bytes} bytes (max_answer_bytes)")
             if time.monotonic() > end_s:
                 raise CollectError(f"{url}: no whole answer within {self._config.timeout_s:g} s (timeout_s)")
         return b"".join(parts)

@@ -1,7 +1,7 @@
 """Containers of a host on which cAdvisor runs, or anything that speaks its REST API, v1.3. Needs the right to ask it.
 
 Two questions a poll: `machine` tells machine and boot; `subcontainers/` from the root gives every container with its
-readings since a time (POST, `start` and `num_stats`).
+readings since a time (POST, `start` and `num_stats`), or fewer where that is too large an answer.
 
 cAdvisor says 0 where it did not read. Where the answer shows that, the value is None: no network of a raw cgroup (0.35 has
 zeros), load and tasks by state while no container has any, pressure while none has any, a peak of 0 beside a usage. On
@@ -17,16 +17,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tidegauge.collectors.remotes._http import Client, HttpConfig
+from tidegauge.collectors.remotes._http import Answer, AnswerTooLarge, Client, HttpConfig
 from tidegauge.collectors.remotes._values import Checked, limit, ms_of
 from tidegauge.collectors.runtimes._labels import pod_fields, restarts
 from tidegauge.pipeline.errors import CollectError
+from tidegauge.pipeline.pace import paced
 from tidegauge.pipeline.plugin import Metadata, RemoteAnswer, RemoteContainer, RemoteReading, RuntimeRef
 from tidegauge.pipeline.records import UNLIMITED, Spec, TableRow, TableRows, Value
 
 _US = 1000
 _OPS = ("Read", "Write", "Discard", "Sync", "Async")
 _TASKS = ("sleeping", "running", "stopped", "uninterruptible")
+_MOST_STATS = 256
+"""Readings of each container that are asked for at most; cAdvisor keeps two minutes of them."""
 _RESOURCES = ("cpu", "memory", "io")
 _TRAFFIC = tuple(f"{way}_{what}" for way in ("rx", "tx") for what in ("bytes", "packets", "errors", "dropped"))
 
@@ -221,6 +224,9 @@ class _Traits(NamedTuple):
     @classmethod
     def of(cls, containers: Sequence[_Container]) -> "_Traits":
         stats = [s for c in containers for s in c.stats or ()]
+        has_pressure = {
+            r for s in paced(stats) for r in _RESOURCES if (p := _psi(s, r)) is not None and (p.some.total or p.full.total)
+        }
         limits = {
             v for c in containers if (m := c.spec.memory) is not None for v in (m.limit, m.reservation, m.swap_limit) if v
         }
@@ -237,9 +243,7 @@ class _Traits(NamedTuple):
                 or (s.task_stats is not None and any(getattr(s.task_stats, n) for n in _Tasks.__struct_fields__))
                 for s in stats
             ),
-            frozenset(
-                r for r in _RESOURCES if any((p := _psi(s, r)) is not None and (p.some.total or p.full.total) for s in stats)
-            ),
+            frozenset(has_pressure),
             _parents(c.name for c in containers),
         )
 
@@ -291,19 +295,17 @@ class CadvisorRemote:
         self._client = Client(config)
         self._checked = Checked()
         self._bad_containers = 0
+        self._shortened = 0
         self._sharing = _Sharing()
 
     def ask(self, since_ms: int | None) -> RemoteAnswer:
         machine = self._machine()
-        question: dict[str, Any] = {"num_stats": -1}
-        if since_ms is not None:
-            question["start"] = datetime.fromtimestamp(since_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
         path = "/api/v1.3/subcontainers/"
-        answer = self._client.ask(path, msgspec.json.encode(question))
+        answer = self._newest(path, since_ms)
         containers = self._containers(answer.body, path)
         traits = _Traits.of(containers)
         sharing = self._sharing.look(containers)
-        told = [self._told(c, machine, traits, c.name in sharing) for c in containers]
+        told = [self._told(c, machine, traits, c.name in sharing) for c in paced(containers)]
         who = f"{machine.machine_id} {machine.system_uuid}".strip()
         return RemoteAnswer(who, machine.boot_id, self._client.host, told, answer.date_ms)
 
@@ -311,7 +313,25 @@ class CadvisorRemote:
         self._client.close()
 
     def counters(self) -> Mapping[str, int]:
-        return {"absurd_values": self._checked.absurd_values, "unreadable_containers": self._bad_containers}
+        return {
+            "absurd_values": self._checked.absurd_values,
+            "unreadable_containers": self._bad_containers,
+            "shortened_answers": self._shortened,
+        }
+
+    def _newest(self, path: str, since_ms: int | None) -> Answer:
+        """Readings since a time; of a host with many containers, after a long time, the newest few of each alone."""
+        question: dict[str, Any] = {"num_stats": _MOST_STATS}
+        if since_ms is not None:
+            question["start"] = datetime.fromtimestamp(since_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
+        while True:
+            try:
+                return self._client.ask(path, msgspec.json.encode(question))
+            except AnswerTooLarge:
+                if question["num_stats"] == 1:
+                    raise
+                question["num_stats"] //= 4
+                self._shortened += 1
 
     def _machine(self) -> _Machine:
         path = "/api/v1.3/machine"
@@ -330,7 +350,7 @@ class CadvisorRemote:
             raise CollectError(f"{where}: expected a list of cAdvisor's ContainerInfo: {exc}") from None
         containers: dict[str, _Container] = {}
         why = "it is empty"
-        for part in parts:
+        for part in paced(parts):
             try:
                 container = _CONTAINER.decode(part)
             except (msgspec.DecodeError, UnicodeDecodeError) as exc:

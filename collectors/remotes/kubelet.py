@@ -15,6 +15,7 @@ import msgspec
 from tidegauge.collectors.remotes._http import Client, HttpConfig
 from tidegauge.collectors.remotes._values import Checked, ms_of
 from tidegauge.pipeline.errors import CollectError
+from tidegauge.pipeline.pace import paced
 from tidegauge.pipeline.plugin import Metadata, RemoteAnswer, RemoteContainer, RemoteReading, RuntimeRef
 from tidegauge.pipeline.records import TableRow, TableRows
 
@@ -152,7 +153,7 @@ class KubeletRemote:
             if (part := self._container(raw)) is not None:
                 ref = RuntimeRef("kubernetes", part.name)
                 yield self._told(f"/system/{part.name}", part, {}, ref, Metadata(name=part.name))
-        for raw in summary.pods or ():
+        for raw in paced(summary.pods or ()):
             try:
                 pod = _POD.decode(raw)
             except (msgspec.DecodeError, UnicodeDecodeError):

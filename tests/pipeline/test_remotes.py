@@ -121,6 +121,7 @@ def test_a_host_that_does_not_answer_is_logged_once_and_asked_ever_less(caplog: 
             "overflow_rows": 0,
             "absurd_values": 2,
             "unreadable_containers": 1,
+            "shortened_answers": 0,
             "containers": 1,
             "reachable": False,
             "answer_age_seconds": 0.0,

@@ -49,7 +49,7 @@ def folder(recorded_tree: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="module")
 def docker(folder: Path) -> dict[str, RemoteContainer]:
     answer, remote = ask((folder / "docker-machine.json").read_bytes(), (folder / "docker-subcontainers.json").read_bytes())
-    assert remote.counters() == {"absurd_values": 0, "unreadable_containers": 0}
+    assert remote.counters() == {"absurd_values": 0, "unreadable_containers": 0, "shortened_answers": 0}
     return {c.path: c for c in answer.containers}
 
 
@@ -179,10 +179,22 @@ def test_what_is_asked_for_is_what_is_new(folder: Path) -> None:
         remote.close()
     assert (method, path, headers["content-type"]) == ("POST", "/api/v1.3/subcontainers/", "application/json")
     question = json.loads(body)
-    assert question["num_stats"] == -1
+    assert question["num_stats"] >= 120  # all of the two minutes that cAdvisor keeps, of a reading a second
     assert ms(question["start"]) == now_ms - 3000
     assert {tuple(r.ts_ms - now_ms for r in c.readings) for c in answer.containers} == {(-3000, -2000, -1000, 0)}
     assert answer.date_ms == now_ms
+
+
+def test_of_a_host_that_has_more_than_an_answer_may_hold_the_newest_is_taken(folder: Path) -> None:
+    now_ms = 1_800_000_100_000
+    recorded = CadvisorHost(folder, now_ms - 59_000, lambda: now_ms)
+    with HttpHost(recorded.reply) as host:
+        remote = CadvisorRemote(CadvisorConfig(url=host.url, max_answer_bytes=500_000))
+        answer = remote.ask(None)
+        remote.close()
+    assert remote.counters()["shortened_answers"] == 2
+    times = {c.path: [r.ts_ms for r in c.readings] for c in answer.containers}
+    assert all(t == [now_ms - 1000 * i for i in reversed(range(16))] for t in times.values()), times
 
 
 class TestBadAnswers:
@@ -277,7 +289,7 @@ class TestBadAnswers:
         values = answer.containers[0].readings[0].values
         assert values["memory_usage_bytes"] is None
         assert values["cpu_usage_ns"] is None
-        assert remote.counters() == {"absurd_values": 2, "unreadable_containers": 1}
+        assert remote.counters() == {"absurd_values": 2, "unreadable_containers": 1, "shortened_answers": 0}
 
 
 def test_limits_and_pressure_of_a_later_cadvisor_on_cgroup_v2(folder: Path) -> None:
