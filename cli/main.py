@@ -11,6 +11,7 @@ _COMMANDS = {
     "once": "Read everything twice, one base interval apart, and print it.",
     "status": "Ask the running tidegauge how it is.",
     "ps": "List the processes of a container.",
+    "machine": "Print what this host's machine is.",
     "events": "Show what happened to containers, or follow it.",
     "config": "Check the configuration, show it, or print an example.",
     "journal": "Look at the journal and at the dead letters.",
