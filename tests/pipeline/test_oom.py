@@ -233,6 +233,32 @@ def test_an_end_waits_while_the_log_is_not_read_to_its_end() -> None:
     assert bench.rig.events[-1].kind == "deletion", "an end waits for ever"
 
 
+def test_a_report_behind_the_event_of_a_container_that_leaves_is_no_second_kill() -> None:
+    bench = Bench()
+    bench.kernel.kill("/a/b", "/a/b")
+    bench.rig.run(1)
+    bench.is_behind = True
+    bench.rig.run(0.2)
+    bench.world.remove("/a/b")
+    bench.rig.sampler.turn()
+    bench.rig.run(0.85)
+    told = [("oom", "/a/b", {"count": 1}), ("oom_kill", "/a/b", {"count": 1})]
+    assert bench.events() == told
+    assert bench.rig.sampler._roster.leaving("/a/b") is not None
+    bench.say(KILLED._replace(limit_path="/a/b"))
+    assert bench.events() == told
+
+
+def test_one_more_kill_while_another_waits_for_its_report() -> None:
+    bench = Bench()
+    bench.kernel.kill("/a/b", "/a/b")
+    bench.rig.run(1)
+    assert bench.events() == []
+    bench.kernel.kill("/a/b", "/a/b")
+    bench.rig.run(5)
+    assert bench.events() == [("oom", "/a/b", {"count": 2}), ("oom_kill", "/a/b", {"count": 2})]
+
+
 def test_a_container_that_nobody_ever_saw_is_named_by_its_path() -> None:
     bench = Bench()
     bench.say(OomReport(5, "/x", "/x", 42, "stress", "CONSTRAINT_MEMCG"))
