@@ -6,6 +6,7 @@ and no right is needed to look at others' `ns/net`. No file stays open, since th
 container's end.
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ T = TypeVar("T")
 Look = Callable[[str, int | None], T | None]
 """Reads of a folder `PROC/PID/net/` what shows the namespace (None: any); None if the process is gone or shows another."""
 _CANDIDATES = 8
+_GONE = (errno.ENOENT, errno.ESRCH, errno.ENOTDIR, errno.EINVAL)
 
 
 class ContainerNamespace:
@@ -144,35 +146,30 @@ class Namespaces:
         if not sharers:
             del self._sharers[namespace]
 
+    def read_files(
+        self, folder: str, namespace: int | None, names: Sequence[str], parse: Callable[[str, int], T]
+    ) -> list[T | None] | None:
+        """For a Look: gives each named file's descriptor to `parse`; None for a file that this kernel does not have.
 
-def read_files(
-    names: Sequence[str], parse: Callable[[str, int], T], inode: Callable[[str], int | None]
-) -> Look[list[T | None]]:
-    """A Look that gives each named file's descriptor to `parse`; None for a file that this kernel does not have.
-
-    The namespace is looked at afterwards, by `inode`: what was read of a process that had ended by then is not used.
-    CollectError: a file is there and cannot be read.
-    """
-
-    def look(folder: str, namespace: int | None) -> list[T | None] | None:
+        Which namespace it was is looked at afterwards: what a process showed that had ended by then is not used.
+        CollectError: a file is there and cannot be read.
+        """
         found: list[T | None] = []
         for name in names:
             try:
                 fd = os.open(f"{folder}{name}", os.O_RDONLY | os.O_CLOEXEC)
-            except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
+            except OSError as exc:
+                if exc.errno not in _GONE:
+                    raise CollectError(f"{folder}{name}: {exc.strerror}") from exc
                 found.append(None)
                 continue
-            except OSError as exc:
-                raise CollectError(f"{folder}{name}: {exc.strerror}") from exc
             try:
                 found.append(parse(name, fd))
-            except (FileNotFoundError, ProcessLookupError):
-                return None
             except OSError as exc:
-                raise CollectError(f"{folder}{name}: {exc.strerror}") from exc
+                if exc.errno not in _GONE:
+                    raise CollectError(f"{folder}{name}: {exc.strerror}") from exc
+                return None
             finally:
                 os.close(fd)
-        seen = inode(folder)
+        seen = self.inode(folder)
         return found if seen is not None and namespace in (None, seen) else None
-
-    return look

@@ -362,9 +362,9 @@ _EXT = tuple(
 _SCHEDSTAT = tuple(
     _metric("sample_ext", "sched", f"cpu_schedstat_{name}", C, unit, help, source, source)
     for name, unit, help, source in (
-        ("run_ns", "ns", "Time on a CPU, of processes that live or were seen to end.", "/proc/PID/schedstat: field 1"),
-        ("wait_ns", "ns", "Time ready to run and waiting for a CPU, of the same processes.", "/proc/PID/schedstat: field 2"),
-        ("slices", "count", "Times put on a CPU, of the same processes.", "/proc/PID/schedstat: field 3"),
+        ("run_ns", "ns", "Time on a CPU, of the cgroup's own threads that live or were seen.", "/proc/TID/schedstat: field 1"),
+        ("wait_ns", "ns", "Time ready to run and waiting for a CPU, of the same threads.", "/proc/TID/schedstat: field 2"),
+        ("slices", "count", "Times put on a CPU, of the same threads.", "/proc/TID/schedstat: field 3"),
     )
 )
 

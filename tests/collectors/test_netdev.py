@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.collectors.cgroup_truth import container
+from tests.collectors.made_up_host import HEAD, MadeUpHost
 from tests.support import need
 
 from tidegauge.collectors._kernel_text import Faults
@@ -24,7 +25,6 @@ from tidegauge.pipeline.errors import NoData
 from tidegauge.pipeline.records import MAX_INT, TableRows
 
 COLUMNS = [m.name for m in Catalogue().of_table("network")]
-HEAD = b"Inter-|   Receive  |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes\n"
 NOTHING = re.compile(r"(?!)")
 HOSTS = ("cgroup1", "cgroup1-vm", "cgroup2")
 
@@ -56,37 +56,6 @@ def truth(file: Path) -> dict[str, dict[str, int]]:
 def as_truth(rows: TableRows | None) -> dict[str, dict[str, int]]:
     assert rows is not None
     return {str(r[0]): dict(zip(COLUMNS, r[1:], strict=True)) for r in rows}  # type: ignore[arg-type]
-
-
-class MadeUpHost:
-    """A v2 host whose processes show chosen namespaces: a namespace is one file with links to it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.cgroup = root / "sys/fs/cgroup"
-        self.cgroup.mkdir(parents=True)
-        (self.cgroup / "cgroup.controllers").write_text("cpu\n")
-        (root / "namespaces").mkdir()
-        self.namespace("host", 1)
-        self.process(1, "host")
-
-    def namespace(self, name: str, received: int) -> None:
-        line = f"  eth0: {received} 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n"
-        (self.root / "namespaces" / name).write_bytes(HEAD + line.encode())
-
-    def process(self, pid: int, namespace: str) -> None:
-        where = self.root / f"proc/{pid}/net"
-        where.mkdir(parents=True, exist_ok=True)
-        (where / "dev").unlink(missing_ok=True)
-        (where / "dev").hardlink_to(self.root / "namespaces" / namespace)
-
-    def end(self, pid: int) -> None:
-        shutil.rmtree(self.root / f"proc/{pid}")
-
-    def members(self, path: str, *pids: int) -> None:
-        where = Path(f"{self.cgroup}{path}")
-        where.mkdir(parents=True, exist_ok=True)
-        (where / "cgroup.procs").write_text("".join(f"{p}\n" for p in pids))
 
 
 @pytest.fixture

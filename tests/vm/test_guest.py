@@ -9,6 +9,12 @@ from tests.vm import harness
 pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.timeout(1500)]
 
 
+THROUGH_PROCESSES = tuple(
+    f"tests/collectors/test_{name}.py" for name in ("sockets", "tcp_counters", "processes", "sched", "referenced")
+)
+"""Tests of what is read through processes: the same on either hierarchy."""
+
+
 def passes_in_vm(hierarchy: str, *arguments: str) -> None:
     missing = harness.missing_tools()
     need(not missing, f"programs for the VM: {', '.join(missing)}")
@@ -33,7 +39,8 @@ def passes_in_vm(hierarchy: str, *arguments: str) -> None:
 
 
 def test_readers_on_a_pure_v2_host() -> None:
-    passes_in_vm("v2", "tests/vm/guest_cgroup_v2.py", "tests/collectors/test_process_list.py", "tests/vm/guest_quota.py")
+    own = ("tests/vm/guest_cgroup_v2.py", "tests/vm/guest_quota.py")
+    passes_in_vm("v2", *own, "tests/collectors/test_process_list.py", *THROUGH_PROCESSES)
 
 
 def test_oom_kills_on_a_pure_v2_host() -> None:
@@ -42,4 +49,4 @@ def test_oom_kills_on_a_pure_v2_host() -> None:
 
 def test_readers_on_a_v1_host_with_joint_mounts() -> None:
     names = ("test_cgroup_v1", "test_taskload", "test_netdev", "test_process_list")
-    passes_in_vm("v1", "tests/vm/guest_cgroup_v1.py", *(f"tests/collectors/{name}.py" for name in names))
+    passes_in_vm("v1", "tests/vm/guest_cgroup_v1.py", *(f"tests/collectors/{name}.py" for name in names), *THROUGH_PROCESSES)
