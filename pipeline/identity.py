@@ -78,6 +78,10 @@ def first_number(first_row: int) -> int:
     return max(1, first_row >> 32 << 24)
 
 
+REMOTE_NUMBERS = (1 << 23) - 1
+"""How many of a start's numbers are for other hosts' containers. One less than the half: the first start begins at 1."""
+
+
 def first_remote_number(first_row: int) -> int:
     """Where the numbers of other hosts' containers begin: the upper half of those of this start, shared by all remotes."""
     return first_number(first_row) + (1 << 23)

@@ -15,14 +15,16 @@ import msgspec
 
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.clock import Clock
+from tidegauge.pipeline.errors import CollectError
 from tidegauge.pipeline.handover import Handover
 from tidegauge.pipeline.housekeeping import is_included, is_pruned
+from tidegauge.pipeline.identity import REMOTE_NUMBERS
 from tidegauge.pipeline.log_thread import Outlet
 from tidegauge.pipeline.metadata import MetadataConfig, described_fields
 from tidegauge.pipeline.pace import paced
 from tidegauge.pipeline.plugin import RemoteAnswer, RemoteContainer, RemoteReading
 from tidegauge.pipeline.reading import is_storable
-from tidegauge.pipeline.records import Container, End, Event, Gap, Sample, Schema, TableRow, TableRows
+from tidegauge.pipeline.records import MAX_INT, Container, End, Event, Gap, Sample, Schema, TableRow, TableRows
 from tidegauge.pipeline.remote_options import RemoteOptions
 from tidegauge.pipeline.sampler_stats import SamplerStats
 
@@ -36,6 +38,8 @@ _STEP_MS = 3000
 _RECENT_MS = 120_000
 _MISFITS = 3
 """After so many answers without a reading of the last two minutes before its `Date`, that is not its clock."""
+_FUTURE_MS = 3_600_000
+"""A container that was made so long after the newest reading of all was made at no time that is known."""
 _SAME_MS = 1000
 """Two times of creation that differ by less are one: they are reckoned from the uptime."""
 _MAX_TEXT = 4096
@@ -57,11 +61,16 @@ def instance_of(boot_id: str, path: str, created_ms: int) -> str:
 class Numbers:
     """Numbers for the containers of all remotes. Any thread: `next` of a count is one step of the interpreter."""
 
-    def __init__(self, first: int) -> None:
+    def __init__(self, first: int, most: int = REMOTE_NUMBERS) -> None:
         self._numbers = count(first)
+        self._end = first + most
 
     def take(self) -> int:
-        return next(self._numbers)
+        """CollectError when all are given out: those that follow are of the next start."""
+        number = next(self._numbers)
+        if number >= self._end:
+            raise CollectError("other hosts had so many containers that no number is left for another before a restart")
+        return number
 
 
 class _Seen:
@@ -140,7 +149,7 @@ class RemoteRoster:
         return len(self._lives)
 
     def take(self, answer: RemoteAnswer) -> None:
-        """Writes what is new in an answer."""
+        """Writes what is new in an answer. CollectError, after all the rest is written, if there was no number for some."""
         source = source_of(answer.machine, self._name)
         if self._handover is None or (source, answer.boot_id) != (self._source, self._boot_id):
             self._begin(source, answer.boot_id)
@@ -151,10 +160,15 @@ class RemoteRoster:
         wanted = [c for c in answer.containers if self._is_wanted(c.path)]
         latest_ms = self._latest_ms(answer)
         fresh: list[tuple[int, _Seen, RemoteReading]] = []
+        lack: CollectError | None = None
         now_ms = max((r.ts_ms for c in wanted for r in c.readings if r.ts_ms <= latest_ms), default=self._newest_ms or 0)
         self._end_missing({c.path for c in wanted}, {c.path for c in answer.containers}, now_ms)
         for container in paced(wanted):
-            seen = self._settle(container, answer, now_ms, latest_ms)
+            try:
+                seen = self._settle(container, answer, now_ms, latest_ms)
+            except CollectError as exc:
+                lack = exc
+                continue
             for reading in container.readings:
                 if seen.last_ms < reading.ts_ms <= latest_ms:
                     seen.last_ms = reading.ts_ms
@@ -170,6 +184,8 @@ class RemoteRoster:
             self._newest_ms = max(self._newest_ms or 0, fresh[-1][0])
             self.gap_reason = "stall"
         self.flush()
+        if lack is not None:
+            raise lack
 
     def flush(self) -> None:
         if self._handover is not None:
@@ -230,9 +246,9 @@ class RemoteRoster:
         self._misfits = 0
 
     def _latest_ms(self, answer: RemoteAnswer) -> int:
-        """Readings later than this are of before a step of the clock."""
-        if answer.date_ms is None or self._does_date_fit is False or not self._epoch:
-            return 2**62
+        """Readings later than this are of before a step of the clock, or nonsense. Not known where the `Date` is not."""
+        if answer.date_ms is None or self._does_date_fit is False or (self._does_date_fit is None and not self._epoch):
+            return MAX_INT
         return answer.date_ms + _STEP_MS
 
     # Its containers.
@@ -254,6 +270,8 @@ class RemoteRoster:
         """The container as it is in the log, written there if it is new or has changed."""
         handover = self._handover
         assert handover is not None
+        if container.created_ms is not None and container.created_ms > now_ms + _FUTURE_MS:
+            container = container._replace(created_ms=None)
         seen = self._lives.get(container.path)
         if seen is not None and not self._is_same(seen, container):
             self._end(handover, seen, seen.last_ms, is_gone=True)

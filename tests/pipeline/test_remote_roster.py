@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegauge.pipeline.catalogue import Catalogue
+from tidegauge.pipeline.errors import CollectError
 from tidegauge.pipeline.log_thread import Item, frames_of
 from tidegauge.pipeline.metadata import MetadataConfig
 from tidegauge.pipeline.plugin import Metadata, RemoteAnswer, RemoteContainer, RemoteReading, RuntimeRef
@@ -330,6 +331,27 @@ def test_a_journal_that_is_full_costs_samples_and_no_container(log: Log, numbers
     assert [c.path for c in log.live] == ["/", "/a"]
     assert [s.ts_ms for s in log.of(Sample) if s.container == 1000] == [*seconds(0, 1), *seconds(4, 5)]
     assert r.stats.overflow_rows == 4
+
+
+def test_times_that_cannot_be_cost_nothing_but_themselves(log: Log, numbers: Numbers) -> None:
+    r = roster(log, numbers)
+    far = 253_402_300_799_000  # the last second of the year 9999
+    for i in range(4):
+        now = seconds(2 * i, 2 * i + 1)
+        odd = told("/a", [now[1], far], created_ms=far)
+        r.take(answer(told("/", now), odd, told("/idle", [], created_ms=far), date_ms=now[1]))
+    assert [s.ts_ms for s in log.of(Sample) if s.container == 1000] == seconds(0, 7)
+    assert [s.ts_ms for s in log.of(Sample) if s.container == 1001] == [T + 1000 * i for i in (1, 3, 5, 7)]
+    assert len(log.of(Container)) == 3
+    assert all(c.created_ms <= T + 1000 for c in log.live)
+
+
+def test_numbers_end_where_those_of_the_next_start_begin(log: Log) -> None:
+    r = roster(log, Numbers(1000, most=2))
+    with pytest.raises(CollectError, match="no number is left"):
+        r.take(answer(*(told(p, seconds(0, 1)) for p in ("/", "/a", "/b"))))
+    assert [(c.number, c.path) for c in log.live] == [(1000, "/"), (1001, "/a")]
+    assert [s.container for s in log.of(Sample)] == [1000, 1001] * 2
 
 
 def test_hostile_names_are_bounded(log: Log, numbers: Numbers) -> None:

@@ -13,7 +13,7 @@ from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.errors import CollectError
 from tidegauge.pipeline.groups import DEFAULT_GROUPS
 from tidegauge.pipeline.housekeeping import Policy
-from tidegauge.pipeline.identity import Identities, Origin, first_number, first_remote_number, live_containers
+from tidegauge.pipeline.identity import REMOTE_NUMBERS, Identities, Origin, first_number, first_remote_number, live_containers
 from tidegauge.pipeline.journal import JournalConfig, JournalWriter
 from tidegauge.pipeline.log_thread import WAITING, Heads, Item, LogThread
 from tidegauge.pipeline.metadata import MetadataConfig
@@ -160,7 +160,9 @@ def test_two_tables_for_one_machine_are_a_fault_of_the_second() -> None:
 def test_numbers_of_others_are_never_ours() -> None:
     for first_row in (0, 1 << 32, 7 << 32, 9000 << 32):
         ours, theirs, next_ours = (first_number(first_row), first_remote_number(first_row), first_number(first_row + (1 << 32)))
-        assert ours + 1_000_000 < theirs < theirs + 1_000_000 < next_ours
+        last = theirs + REMOTE_NUMBERS - 1
+        assert ours + 1_000_000 < theirs < last - 1_000_000
+        assert last < next_ours
     identities = Identities(Origin("s", "h", "b"), [], first_number(1 << 32))
 
     number = identities.admit("/", {}, Policy(1, 60, True), 0, 0).record.number
