@@ -14,7 +14,7 @@ from tests.containers.own_engine import IMAGE, OwnEngine, remove_all, run
 from tests.containers.watching import Watching, eventually
 from tests.e2e.program import Program
 
-from tidegauge.pipeline.records import Container, Event
+from tidegauge.pipeline.records import UNLIMITED, Container, Event, Spec
 
 pytestmark = [pytest.mark.integration, pytest.mark.docker, pytest.mark.timeout(600)]
 SLEEP = ["sleep", "1000"]
@@ -69,6 +69,50 @@ def test_all_that_inspect_says(client: "docker.DockerClient", watching: Watching
     assert said is not None
     assert (said.labels["private"], said.environment["TOKEN"], said.pid) == ("x", "x", inspect["State"]["Pid"])
     assert watching.samples(record)
+
+
+def test_limits_as_inspect_tells_them_and_as_they_are_changed(client: "docker.DockerClient", watching: Watching) -> None:
+    limits = {"mem_limit": 64 << 20, "memswap_limit": 96 << 20, "mem_reservation": 32 << 20, "nano_cpus": 500_000_000}
+    bound = run(client, SLEEP, name="bound", **limits, cpuset_cpus="0", cpu_shares=300, pids_limit=77)
+    free = run(client, SLEEP, name="free")
+
+    def told(id_: str) -> dict[str, Any]:
+        """The newest record's limits, in the words of the Engine API, where 0 is none."""
+        watching.sampler.specs.run()
+        record = watching.newest(id_)
+        spec = (record and record.spec) or Spec()
+        quota, period = spec.cpu_quota_us, spec.cpu_period_us
+        return {
+            "Memory": spec.memory_limit_bytes if spec.memory_limit_bytes != UNLIMITED else 0,
+            "MemorySwap": spec.memory_swap_limit_bytes if spec.memory_swap_limit_bytes != UNLIMITED else 0,
+            "MemoryReservation": spec.memory_reservation_bytes if spec.memory_reservation_bytes != UNLIMITED else 0,
+            "NanoCpus": 0 if quota == UNLIMITED else quota is not None and period and quota * 10**9 // period,
+            "CpusetCpus": spec.cpus,
+            "CpuShares": spec.cpu_shares,
+            "PidsLimit": spec.pids_limit,
+        }
+
+    def wanted(id_: str) -> dict[str, Any]:
+        return {k: client.api.inspect_container(id_)["HostConfig"][k] for k in told(id_)}
+
+    first = wanted(bound.id)
+    assert (first["Memory"], first["PidsLimit"], first["CpuShares"]) == (64 << 20, 77, 300)
+    eventually(lambda: told(bound.id) == first, 60, f"limits {first}")
+    everything = {
+        "CpusetCpus": Path("/sys/devices/system/cpu/online").read_text().strip(),
+        "CpuShares": 1024,
+        "PidsLimit": UNLIMITED,
+    }
+    eventually(lambda: told(free.id) == wanted(free.id) | everything, 60, "no limits")
+    before = watching.named(bound.id)
+    bound.update(mem_limit=80 << 20, cpu_shares=600)
+    second = first | {"Memory": 80 << 20, "CpuShares": 600}
+    assert wanted(bound.id) == second
+    eventually(lambda: told(bound.id) == second, 120, f"limits {second}")
+    after = watching.named(bound.id)
+    assert (after.instance, after.number) == (before.instance, before.number)
+    assert after.valid_from_ms > before.valid_from_ms
+    assert before in watching.records(bound.id)
 
 
 def test_the_path_in_docker_s_own_cgroup(client: "docker.DockerClient", watching: Watching) -> None:
