@@ -4,11 +4,14 @@ Go's flag syntax: `-x v`, `--x v`, `--x=v`; booleans `--x` or `--x=false`; durat
 Contract: https://github.com/google/cadvisor/blob/master/docs/runtime_options.md
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import click
+
+from tidegauge.pipeline.groups import GROUPS
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
@@ -46,6 +49,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _limit(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= 10_000:
+        raise ValueError("a number from 1 to 10000")
+    return int(text)
+
+
 def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -55,6 +64,23 @@ def _unix_socket(text: str) -> list[str]:
     if not path.startswith("/"):
         raise ValueError("a Unix socket, unix:///PATH")
     return [path]
+
+
+def _engine_address(text: str) -> list[str]:
+    if text.startswith("tcp://"):
+        return [text]
+    try:
+        return _unix_socket(text)
+    except ValueError as exc:
+        raise ValueError("unix:///PATH or tcp://HOST:PORT") from exc
+
+
+def _kinds(text: str) -> list[str]:
+    """Metric kinds: the groups that cAdvisor knows too."""
+    kinds = _list(text)
+    if any(kind not in GROUPS or kind in _OWN_GROUPS for kind in kinds):
+        raise ValueError(f"some of {', '.join(g for g in GROUPS if g not in _OWN_GROUPS)}")
+    return kinds
 
 
 def _count(text: str) -> int:
@@ -83,6 +109,14 @@ def _by_event(parse: Callable[[str], Any]) -> Callable[[str], dict[str, Any]]:
     return parse_all
 
 
+_OWN_GROUPS = ("filesystem", "pids", "host")
+"""Groups that cAdvisor's flags cannot speak of."""
+
+_ID = "[0-9a-f]" * 64
+_CONTAINERS = (f"/*{_ID}", f"/*{_ID}.scope")
+"""Patterns of cgroup paths that end in a runtime's container."""
+
+
 class Flag(NamedTuple):
     """`path` is where the value goes in the configuration; "" where `translate` builds on it, None for no effect."""
 
@@ -109,7 +143,16 @@ FLAGS: Mapping[str, Flag] = {
     "storage_driver_influxdb_retention_policy": Flag(_text, ""),
     "event_storage_age_limit": Flag(_by_event(go_duration), "sinks.memory.event_age_limit_s"),
     "event_storage_event_limit": Flag(_by_event(_count), "sinks.memory.event_limit"),
-    "docker": Flag(_unix_socket, "runtimes.docker.sockets"),
+    "disable_root_cgroup_stats": Flag(_boolean, ""),
+    "application_metrics_count_limit": Flag(_limit, "collectors.app.metrics_limit"),
+    "docker_only": Flag(_boolean, ""),
+    "disable_metrics": Flag(_kinds, ""),
+    "enable_metrics": Flag(_kinds, ""),
+    "docker": Flag(_engine_address, "runtimes.docker.sockets"),
+    "docker_tls": Flag(_boolean, ""),
+    "docker_tls_cert": Flag(_text, ""),
+    "docker_tls_key": Flag(_text, ""),
+    "docker_tls_ca": Flag(_text, ""),
     "podman": Flag(_unix_socket, "runtimes.podman.sockets"),
     "store_container_labels": Flag(_boolean, ""),
     "whitelisted_container_labels": Flag(_list, ""),
@@ -150,8 +193,14 @@ def translate(arguments: Sequence[str], warn: Callable[[str], None]) -> dict[str
         put(out, "metadata.labels", given.get("whitelisted_container_labels", []))
     if "env_metadata_whitelist" in given:
         put(out, "metadata.environment", [f"{prefix}*" for prefix in given["env_metadata_whitelist"]])
-    if prefixes := given.get("raw_cgroup_prefix_whitelist"):
-        put(out, "sampler.include", [pattern for p in prefixes for pattern in (p, p.rstrip("/") + "/*")])
+    prefixes = given.get("raw_cgroup_prefix_whitelist")
+    if prefixes or given.get("docker_only"):
+        raw = [pattern for p in prefixes or () for pattern in (p, p.rstrip("/") + "/*")]
+        put(out, "sampler.include", [*_CONTAINERS, *raw])
+    if "disable_root_cgroup_stats" in given:
+        put(out, "sampler.sample_host", not given["disable_root_cgroup_stats"])
+    _metrics(given, out)
+    _docker_tls(given, out, warn)
     if "storage_driver" in given:
         chosen = set()
         for driver in given["storage_driver"]:
@@ -162,6 +211,26 @@ def translate(arguments: Sequence[str], warn: Callable[[str], None]) -> dict[str
             put(out, f"sinks.{sink}.enabled", sink in chosen)
     _influxdb(given, out, warn)
     return out
+
+
+def _metrics(given: Mapping[str, Any], out: dict[str, Any]) -> None:
+    """A list that is given replaces cAdvisor's own, so that kinds which are off by default are on unless it names them."""
+    if kinds := given.get("enable_metrics"):
+        put(out, "metrics", {"enable": [*kinds, *_OWN_GROUPS], "disable": ["all"]})
+    elif "disable_metrics" in given:
+        put(out, "metrics", {"enable": ["all"], "disable": given["disable_metrics"]})
+
+
+def _docker_tls(given: Mapping[str, Any], out: dict[str, Any], warn: Callable[[str], None]) -> None:
+    """Without `--docker-tls` the files have no effect; with it they have cAdvisor's names in the current folder by default."""
+    if given.get("docker_tls"):
+        put(out, "runtimes.docker.tls", True)
+        for key in ("cert", "key", "ca"):
+            put(out, f"runtimes.docker.tls_{key}", os.path.abspath(given.get(f"docker_tls_{key}", f"{key}.pem")))
+        return
+    for name in given:
+        if name in ("docker_tls_cert", "docker_tls_key", "docker_tls_ca"):
+            warn(f"--{name} is taken and has no effect without --docker-tls")
 
 
 _INFLUXDB = {

@@ -122,7 +122,7 @@ class Roster:
             live.begin_epoch(self._identities.renumber(old, now_ms))
             self.by_number[live.record.number] = live
             self._handover.add(live.record)
-            self.cohort_of(live).activate(live)
+            self._activate(live)
         for cohort in self.cohorts.values():
             cohort.still_ms = 0
         self.has_changed = True
@@ -152,8 +152,10 @@ class Roster:
             self.apply(self._tree.prune(partial(is_pruned, config.exclude)))
         if config.include != old.include:
             self.apply(self._tree.paths())
-        for base_ns in [base_ns for base_ns, cohort in self.cohorts.items() if not cohort]:
-            del self.cohorts[base_ns]
+        if config.sample_host != old.sample_host:
+            self._activate(self.lives[HOST])
+        for cohort in list(self.cohorts.values()):
+            self._drop_if_empty(cohort)
 
     def bind(self, path: str, instance: str, fields: Mapping[str, Any]) -> None:
         """Takes what a runtime said of a container; nothing if it is gone, or said no more than is known.
@@ -168,8 +170,7 @@ class Roster:
                 record = self._identities.amend(record, {}, policy, record.valid_from_ms)
                 cohort = self.cohort_of(live)
                 self._take_policy(live, policy)
-                if not cohort:
-                    del self.cohorts[cohort.base_ns]
+                self._drop_if_empty(cohort)
             self._replace(live, record)
         elif leaving is not None and (record := self._with(leaving.record, fields)) != leaving.record:
             self._leaving[instance] = leaving._replace(record=record)
@@ -259,7 +260,7 @@ class Roster:
             self._handover.add(record)
         if is_new and path != HOST:
             self._handover.event(record.created_ms, "creation", record.number, {"path": path})
-        self._cohort(policy).activate(live)
+        self._activate(live)
         self._naming.appeared(record)
 
     def _take_policy(self, live: Live, policy: Policy) -> None:
@@ -269,7 +270,19 @@ class Roster:
             self._handover.add_sample(*closing)
         cohort.remove(live)
         live.policy, live.interval_s = policy, policy.base_s
-        self._cohort(policy).activate(live)
+        self._activate(live)
+
+    def _activate(self, live: Live) -> None:
+        cohort = self._cohort(live.policy)
+        if live.record.is_host and not self._config.sample_host:
+            cohort.remove(live)
+        else:
+            cohort.activate(live)
+
+    def _drop_if_empty(self, cohort: Cohort) -> None:
+        """The host's stays, whether it is sampled or not: without any there would be no ticks."""
+        if not cohort and cohort is not self.cohort_of(self.lives[HOST]):
+            del self.cohorts[cohort.base_ns]
 
     def _with(self, record: Container, fields: Mapping[str, Any]) -> Container:
         """The record with these fields; the same one if they say nothing new."""

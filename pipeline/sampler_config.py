@@ -42,9 +42,12 @@ class SamplerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first that matches a container holds. The host is read at its base interval always."""
 
     include: tuple[str, ...] = ()
-    """Shell patterns of cgroup paths; empty: all. The host is always sampled."""
+    """Shell patterns of cgroup paths; empty: all. The host needs none."""
     exclude: tuple[str, ...] = ("*.mount",)
     """Shell patterns of cgroup paths that are left out with all that is below them."""
+
+    sample_host: bool = True
+    """False: the host, `/`, has a record and no samples."""
 
     cpu_budget_percent: Annotated[float, msgspec.Meta(gt=0, le=100)] = 2.0
     """Share of one core that looking at idle containers may take; beyond it they are looked at less often."""

@@ -1,9 +1,16 @@
 """cAdvisor's command lines, as its documentation and compose files in the wild have them."""
 
+import os
+from pathlib import Path
+
 import click
 import pytest
 
-from tidegauge.cli.cadvisor_flags import go_duration, translate
+from tidegauge.cli.cadvisor_flags import FLAGS, go_duration, translate
+from tidegauge.pipeline import config as configuration
+from tidegauge.pipeline.config import Config
+from tidegauge.pipeline.groups import DEFAULT_GROUPS, GROUPS
+from tidegauge.pipeline.housekeeping import is_included, is_pruned
 
 
 def _translate(*arguments: str) -> tuple[dict, list[str]]:
@@ -23,6 +30,12 @@ def test_go_durations_are_seconds(text: str, seconds: float) -> None:
 def test_what_go_refuses_as_a_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         go_duration(text)
+
+
+def test_the_limit_of_application_metrics() -> None:
+    assert _translate("--application_metrics_count_limit=50")[0] == {"collectors": {"app": {"metrics_limit": 50}}}
+    with pytest.raises(click.UsageError, match="a number from 1 to 10000"):
+        _translate("--application_metrics_count_limit=0")
 
 
 def test_spellings_with_one_or_two_dashes_and_either_word_separator_are_one_flag() -> None:
@@ -73,8 +86,73 @@ def test_sockets_labels_and_environment_of_containers() -> None:
     assert _translate("--store_container_labels")[0] == {"metadata": {"labels": ["*"]}}
     assert _translate("--store_container_labels=false")[0] == {"metadata": {"labels": []}}
     assert _translate()[0] == {}
-    with pytest.raises(click.UsageError, match="--docker: expected a Unix socket"):
-        _translate("--docker=tcp://127.0.0.1:2375")
+    with pytest.raises(click.UsageError, match="--docker: expected unix:///PATH or tcp://HOST:PORT, got 'npipe://x'"):
+        _translate("--docker=npipe://x")
+
+
+def _load(*arguments: str) -> Config:
+    return configuration.load(Path("/dev/null"), _translate(*arguments)[0], {})
+
+
+def test_docker_on_the_network() -> None:
+    plain, warnings = _translate("--docker=tcp://127.0.0.1:2375", "--docker-tls-cert=c.pem")
+    assert plain == {"runtimes": {"docker": {"sockets": ["tcp://127.0.0.1:2375"]}}}
+    assert warnings == ["--docker_tls_cert is taken and has no effect without --docker-tls"]
+    tls = _translate("--docker=tcp://db:2376", "--docker-tls", "--docker-tls-cert=/c.pem", "--docker-tls-ca", "/ca.pem")[0]
+    assert tls["runtimes"]["docker"] == {
+        "sockets": ["tcp://db:2376"],
+        "tls": True,
+        "tls_cert": "/c.pem",
+        "tls_key": os.path.abspath("key.pem"),
+        "tls_ca": "/ca.pem",
+    }
+
+
+KINDS = set(GROUPS) - {"filesystem", "pids", "host"}
+"""Those of cAdvisor."""
+
+
+def test_a_list_of_disabled_kinds_replaces_the_default_one() -> None:
+    off = {"percpu", "tcp", "disk"}
+    assert _load(f"--disable_metrics={','.join(off)}").metrics.groups == set(GROUPS) - off
+    assert _load("--disable_metrics=").metrics.groups == set(GROUPS)
+    assert _load().metrics.groups == DEFAULT_GROUPS
+
+
+def test_a_list_of_enabled_kinds_is_all_there_is_beside_what_cadvisor_has_no_word_for() -> None:
+    on = {"cpu", "memory", "advtcp"}
+    for arguments in (("--enable_metrics=cpu,memory,advtcp",), ("--enable_metrics=cpu,memory,advtcp", "--disable_metrics=cpu")):
+        assert _load(*arguments).metrics.groups == on | {"filesystem", "pids", "host"}
+    assert _load("--enable_metrics=").metrics.groups == DEFAULT_GROUPS
+    assert _load("--enable_metrics=", "--disable_metrics=disk").metrics.groups == set(GROUPS) - {"disk"}
+
+
+def test_every_kind_of_cadvisor_is_known_and_no_other() -> None:
+    assert _load(f"--enable_metrics={','.join(KINDS)}").metrics.groups == set(GROUPS)
+    for flag in ("--enable_metrics", "--disable_metrics"):
+        for kind in ("accelerator", "filesystem", "all"):
+            with pytest.raises(click.UsageError, match=f"{flag}: expected some of cpu, .*, got 'cpu,{kind}'"):
+                _translate(f"{flag}=cpu,{kind}")
+
+
+def test_containers_of_runtimes_only() -> None:
+    id_ = "0123456789abcdef" * 4
+    containers = (f"/docker/{id_}", f"/system.slice/docker-{id_}.scope", f"/kubepods/pod1/{id_}", f"/x/libpod-{id_}")
+    others = ("/system.slice/cron.service", "/docker", f"/docker/{id_}/init", f"/docker/{id_[1:]}", f"/x/{id_}.mount")
+
+    def sampled(*arguments: str) -> set[str]:
+        sampler = _load(*arguments).sampler
+        return {p for p in (*containers, *others) if is_included(sampler.include, p) and not is_pruned(sampler.exclude, p)}
+
+    assert sampled("--docker_only") == set(containers)
+    assert sampled("--docker_only", "--raw_cgroup_prefix_whitelist=/system.slice") == {*containers, others[0]}
+    assert sampled("--raw_cgroup_prefix_whitelist=/system.slice") == {*containers, others[0]}
+    assert sampled("--docker_only=false") == sampled()
+
+
+def test_the_root_without_samples() -> None:
+    assert _load("--disable_root_cgroup_stats").sampler.sample_host is False
+    assert _load("--disable_root_cgroup_stats=false").sampler.sample_host is True
 
 
 def test_flags_without_effect_are_taken_with_a_warning() -> None:
@@ -127,3 +205,8 @@ def test_limits_of_events_are_given_by_kind() -> None:
 def test_limits_of_events_that_cannot_be_are_refused(argument: str) -> None:
     with pytest.raises(click.UsageError, match=f"^--{argument.partition('=')[0]}: expected "):
         _translate(f"--{argument}")
+
+
+def test_every_flag_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs/cadvisor-flags.md").read_text().replace("-", "_")
+    assert [name for name in FLAGS if f"`{name}`" not in page] == []

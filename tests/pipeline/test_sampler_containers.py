@@ -538,3 +538,29 @@ def test_a_host_without_cgroups_is_sampled() -> None:
     assert rig.containers("/")[0].pairs == ()
     assert not any(isinstance(i, Event) for i in rig.outlet.items)
     rig.close()
+
+
+def test_a_host_that_is_not_sampled_has_its_record_and_all_else_goes_on() -> None:
+    rig = Rig(SamplerConfig(sample_host=False))
+    rig.world.make("/docker/a")
+    rig.run(3)
+    (record,) = rig.containers("/")
+    assert rig.samples("/") == []
+    assert len(rig.samples("/docker/a")) > 0
+    rig.world.remove("/docker/a")
+    rig.run(3)
+    assert rig.samples("/") == []
+    rig.clock.step(-30)
+    rig.run(3)
+    assert rig.samples("/") == []
+    rig.sampler.reload(SamplerConfig())
+    rig.run(3)
+    assert len(rig.samples("/")) > 1
+    rig.sampler.reload(SamplerConfig(sample_host=False))
+    rig.run(1)
+    count = len(rig.samples("/"))
+    rig.world.make("/docker/b")
+    rig.run(5)
+    assert len(rig.samples("/")) == count
+    assert len(rig.samples("/docker/b")) > 1
+    assert record.instance == rig.containers("/")[-1].instance
