@@ -5,7 +5,9 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -446,3 +448,49 @@ def test_traffic_of_a_container_on_the_network_of_the_host_is_told_of_the_host_a
     assert "network" in by_path["/"]
     assert "network" not in by_path["/docker/inner"]
     assert "network" in by_path["/docker/own"]
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_an_answer_in_chunks_as_go_sends_it(folder: Path, is_whole: bool) -> None:
+    machine = (folder / "host-machine.json").read_bytes()
+    containers = (folder / "groups-subcontainers.json").read_bytes()
+
+    def chunked(data: bytes) -> bytes:
+        parts = [data[i : i + 1500] for i in range(0, len(data), 1500)]
+        return b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in parts) + b"0\r\n\r\n"
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            is_machine = self.path.endswith("/machine")
+            body = chunked(machine if is_machine else containers)
+            self.send_response_only(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(body if is_whole or is_machine else body[:4000])
+            self.close_connection = not (is_whole or is_machine)
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        remote = CadvisorRemote(CadvisorConfig(url=f"http://127.0.0.1:{server.server_port}"))
+        if is_whole:
+            assert len(remote.ask(None).containers) == len(json.loads(containers))
+            assert len(remote.ask(None).containers) == len(json.loads(containers))
+        else:
+            with pytest.raises(CollectError, match=r"broke off|ContainerInfo"):
+                remote.ask(None)
+        remote.close()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
