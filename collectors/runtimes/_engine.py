@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from tidegauge.collectors.runtimes import _labels
-from tidegauge.collectors.runtimes._unix_http import Stream, get
-from tidegauge.pipeline.errors import CollectError, NoData
+from tidegauge.collectors.runtimes._unix_http import Address, Stream, Tcp, get
+from tidegauge.pipeline.errors import CollectError, ConfigError, NoData
 from tidegauge.pipeline.plugin import Metadata, RuntimeNews, RuntimeRef
 
 T = TypeVar("T")
@@ -165,18 +165,39 @@ def parse_event(line: bytes) -> RuntimeNews | None:
     return None
 
 
+def tcp_address(text: str, tls: Any, where: str) -> Tcp:
+    """Of `tcp://HOST:PORT`; without a port Docker's own. `tls`: an SSLContext, or None. ConfigError names `where` it stands."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError as exc:
+        raise ConfigError(f"{where}: expected tcp://HOST:PORT, got {text!r}: {exc}") from exc
+    if not host or parts.scheme != "tcp" or parts.path.strip("/") or parts.query or parts.username:
+        raise ConfigError(f"{where}: expected tcp://HOST:PORT, got {text!r}")
+    return Tcp(host, port or (2375 if tls is None else 2376), tls)
+
+
 class Engine:
     """Every socket among the patterns at which an engine answers. `describe` and `survey` of one thread, `watch` of another.
 
-    Patterns are absolute. They are looked for below `rootfs`, and where nothing is there, as they are: a socket may be mounted
-    into our own container at its usual place.
+    Patterns are absolute paths, or `tcp://HOST:PORT`. Paths are looked for below `rootfs`, and where nothing is there, as
+    they are: a socket may be mounted into our own container at its usual place.
     """
 
     def __init__(
-        self, namespace: str, patterns: tuple[str, ...], rootfs: Path, timeout_s: float, events: tuple[str, ...]
+        self,
+        namespace: str,
+        patterns: tuple[str, ...],
+        rootfs: Path,
+        timeout_s: float,
+        events: tuple[str, ...],
+        tls: Any = None,
     ) -> None:
         self._namespace = namespace
-        self._patterns = patterns
+        where = f"runtimes.{namespace}.sockets"
+        self._remote: list[Address] = [tcp_address(p, tls, where) for p in patterns if p.startswith("tcp:")]
+        self._all_patterns = patterns
+        patterns = self._patterns = tuple(p for p in patterns if not p.startswith("tcp:"))
         # /var/run is a link to /run: an absolute one, which below a mounted root would lead into our own container
         below = str(rootfs).rstrip("/")
         self._below_rootfs = [below + p.replace("/var/run/", "/run/", 1) for p in patterns] if below else []
@@ -184,11 +205,11 @@ class Engine:
         filters: dict[str, Any] = {"type": ["container"], **({"event": list(events)} if events else {})}
         self._events = "/events?filters=" + quote(json.dumps(filters, separators=(",", ":")))
 
-    def sockets(self) -> list[Path]:
+    def sockets(self) -> list[Address]:
         for patterns in (self._below_rootfs, self._patterns):
             if found := [Path(p) for pattern in patterns for p in sorted(glob.glob(pattern))]:
-                return found
-        return []
+                return [*found, *self._remote]
+        return self._remote
 
     def describe(self, ref: RuntimeRef) -> Metadata | None:
         """The first engine that knows the container tells."""
@@ -214,7 +235,7 @@ class Engine:
                 if streams[-1].status != 200:
                     raise CollectError(f"{path}: GET {self._events}: HTTP {streams[-1].status}")
             if not streams:
-                raise NoData(f"no {self._namespace} engine answers at {', '.join(self._patterns)}")
+                raise NoData(f"no {self._namespace} engine answers at {', '.join(self._all_patterns)}")
             tell(RuntimeNews("connected"))
             look_s = time.monotonic() + _NEW_SOCKETS_S
             ready = streams
@@ -254,7 +275,7 @@ class Engine:
         if errors and not answers:
             raise errors[0]
         if absent == len(sockets):
-            raise NoData(f"no {self._namespace} engine answers at {', '.join(self._patterns)}")
+            raise NoData(f"no {self._namespace} engine answers at {', '.join(self._all_patterns)}")
         return answers
 
 

@@ -1,4 +1,4 @@
-"""GET over a Unix socket, with a deadline for the whole answer and a bound of its size.
+"""GET over a Unix socket or TCP, with a deadline for the whole answer and a bound of its size.
 
 HTTP/1.0 on purpose: the server closes the connection at the end, nothing comes in chunks, and an event stream is plain lines.
 """
@@ -8,8 +8,12 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from tidegauge.pipeline.errors import CollectError, NoData
+
+if TYPE_CHECKING:
+    import ssl
 
 LIMIT_BYTES = 32 << 20
 _LINE_BYTES = 1 << 20
@@ -18,7 +22,23 @@ _READS = 16
 """Of a stream at a time: what never stops talking does not fill the memory."""
 
 
-def get(path: Path, target: str, timeout_s: float) -> bytes | None:
+class Tcp(NamedTuple):
+    """An address on the network."""
+
+    host: str
+    port: int
+    tls: "ssl.SSLContext | None" = None
+    """None: plain."""
+
+    def __str__(self) -> str:
+        return f"tcp://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+Address: TypeAlias = Path | Tcp
+"""A Unix socket is told by its path."""
+
+
+def get(path: Address, target: str, timeout_s: float) -> bytes | None:
     """The body of a 200, None for a 404. NoData if nobody listens there or we may not ask; CollectError for all else."""
     stream = Stream(path, target, timeout_s)
     try:
@@ -35,14 +55,13 @@ def get(path: Path, target: str, timeout_s: float) -> bytes | None:
 class Stream:
     """A GET of which the head has arrived. Errors as of `get`. One thread."""
 
-    def __init__(self, path: Path, target: str, timeout_s: float) -> None:
+    def __init__(self, path: Address, target: str, timeout_s: float) -> None:
         self._what = f"{path}: GET {target}"
         self._end_s = time.monotonic() + timeout_s
         self._data = b""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) if isinstance(path, Path) else socket.socket()
         try:
-            self._socket.settimeout(timeout_s)
-            self._socket.connect(str(path))
+            self._connect(path, timeout_s)
             self._socket.sendall(f"GET {target} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n".encode())
             self.status = self._head()
         except (FileNotFoundError, ConnectionRefusedError, PermissionError, NotADirectoryError) as exc:
@@ -77,7 +96,10 @@ class Stream:
             if not select.select([self._socket], [], [], 0)[0]:
                 break
             try:
+                self._socket.settimeout(0)
                 data = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                break  # what came belongs to TLS
             except OSError as exc:
                 raise CollectError(f"{self._what}: {exc}") from exc
             if not data:
@@ -91,6 +113,16 @@ class Stream:
 
     def close(self) -> None:
         self._socket.close()
+
+    def _connect(self, to: Address, timeout_s: float) -> None:
+        if isinstance(to, Path):
+            self._socket.settimeout(timeout_s)
+            self._socket.connect(str(to))
+            return
+        self._socket.close()
+        self._socket = socket.create_connection((to.host, to.port), timeout_s)
+        if to.tls is not None:
+            self._socket = to.tls.wrap_socket(self._socket, server_hostname=to.host)
 
     def _head(self) -> int:
         while b"\r\n\r\n" not in self._data:

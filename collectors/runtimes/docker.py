@@ -1,10 +1,10 @@
-"""Docker, asked over its Unix socket for what a cgroup path does not tell. Privileges: the right to connect to the socket.
+"""Docker, asked over its socket for what a cgroup path does not tell. Privileges: the right to connect to the socket.
 
 Only the socket matters: whatever stores images and layers (containerd's store too) is not looked at.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -18,10 +18,26 @@ _EVENTS = ("start", "die", "rename", "update", "health_status")
 
 class DockerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sockets: tuple[str, ...] = ("/run/docker.sock", "/run/user/*/docker.sock")
-    """Unix sockets, as shell patterns, looked for below `rootfs` first. The second one is rootless Docker's."""
+    """Unix sockets, as shell patterns, looked for below `rootfs` first, or `tcp://HOST:PORT`. The second one is rootless
+    Docker's."""
+    tls: bool = False
+    """TLS on `tcp://`; the engine's certificate and name are verified."""
+    tls_ca: Path | None = None
+    """Certificate of the authority that signed the engine's; without it those that the system trusts."""
+    tls_cert: Path | None = None
+    """Our own certificate, with which the engine lets us in, and its key."""
+    tls_key: Path | None = None
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     """Longest wait for a whole answer."""
     rootfs: Path = Path("/")
+
+
+def _tls(config: DockerConfig) -> Any:
+    if not config.tls:
+        return None
+    from tidegauge.collectors.runtimes import _tls
+
+    return _tls.context(config.tls_ca, config.tls_cert, config.tls_key, "runtimes.docker")
 
 
 class DockerRuntime(Engine):
@@ -30,7 +46,7 @@ class DockerRuntime(Engine):
     Config = DockerConfig
 
     def __init__(self, config: DockerConfig) -> None:
-        super().__init__("docker", config.sockets, config.rootfs, config.timeout_s, _EVENTS)
+        super().__init__("docker", config.sockets, config.rootfs, config.timeout_s, _EVENTS, _tls(config))
 
     def identify(self, path: str) -> RuntimeRef | None:
         place = locate(path)

@@ -24,15 +24,19 @@ IMAGE = "tidegauge-test-busybox:1"
 
 
 class OwnEngine:
-    """`start`, `kill`, `start` ... `remove`. Live restore is on: containers outlive the daemon."""
+    """`start`, `kill`, `start` ... `remove`. Live restore is on: containers outlive the daemon.
 
-    def __init__(self) -> None:
+    `options`: more of dockerd's.
+    """
+
+    def __init__(self, *options: str) -> None:
         need(shutil.which("dockerd"), "dockerd (Debian package docker.io) is not installed")
         need(os.geteuid() == 0, "only root can start a Docker engine")
         need(Path("/bin/busybox").exists(), "busybox-static is not installed")
         self.folder = Path(tempfile.mkdtemp(prefix="tidegauge-own-", dir="/var/tmp"))
         self.socket = self.folder / "docker.sock"
         self.parent = f"/tg-runtimes-{os.getpid()}"
+        self._options = options
         self._daemon: subprocess.Popen[bytes] | None = None
 
     @property
@@ -44,7 +48,7 @@ class OwnEngine:
         command = ["dockerd", "--host", self.url, "--pidfile", f"{f}/pid"]
         command += ["--data-root", f"{f}/data", "--exec-root", f"{f}/exec"]
         command += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--live-restore"]
-        command += ["--cgroup-parent", self.parent, "--exec-opt", "native.cgroupdriver=cgroupfs"]
+        command += ["--cgroup-parent", self.parent, "--exec-opt", "native.cgroupdriver=cgroupfs", *self._options]
         with (f / "dockerd.log").open("ab") as log:
             self._daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         end = time.monotonic() + START_TIMEOUT_S
