@@ -55,6 +55,12 @@ def _limit(text: str) -> int:
     return int(text)
 
 
+def _limit(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= 10_000:
+        raise ValueError("a number from 1 to 10000")
+    return int(text)
+
+
 def _list(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -153,6 +159,7 @@ FLAGS: Mapping[str, Flag] = {
     "docker_tls_cert": Flag(_text, ""),
     "docker_tls_key": Flag(_text, ""),
     "docker_tls_ca": Flag(_text, ""),
+    "application_metrics_count_limit": Flag(_limit, "collectors.app.metrics_limit"),
     "podman": Flag(_unix_socket, "runtimes.podman.sockets"),
     "store_container_labels": Flag(_boolean, ""),
     "whitelisted_container_labels": Flag(_list, ""),
