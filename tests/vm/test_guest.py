@@ -14,6 +14,12 @@ THROUGH_PROCESSES = tuple(
 )
 """Tests of what is read through processes: the same on either hierarchy."""
 
+MACHINE = tuple(
+    f"tests/collectors/test_machine.py::TestThisMachine::test_{name}"
+    for name in ("cpus", "topology_as_lscpu_tells_it", "caches_as_lscpu_tells_them", "memory", "disks", "network_devices")
+)
+"""Another machine than the one that the other tests run on."""
+
 
 def passes_in_vm(hierarchy: str, *arguments: str) -> None:
     missing = harness.missing_tools()
@@ -39,8 +45,8 @@ def passes_in_vm(hierarchy: str, *arguments: str) -> None:
 
 
 def test_readers_on_a_pure_v2_host() -> None:
-    own = ("tests/vm/guest_cgroup_v2.py", "tests/vm/guest_quota.py")
-    passes_in_vm("v2", *own, "tests/collectors/test_process_list.py", *THROUGH_PROCESSES)
+    own = ("tests/vm/guest_cgroup_v2.py", "tests/vm/guest_quota.py", "tests/vm/guest_spec.py")
+    passes_in_vm("v2", *own, "tests/collectors/test_process_list.py", *THROUGH_PROCESSES, *MACHINE)
 
 
 def test_oom_kills_on_a_pure_v2_host() -> None:
