@@ -10,7 +10,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.vm, pytest.mark.timeout(1500)
 
 
 THROUGH_PROCESSES = tuple(
-    f"tests/collectors/test_{name}.py" for name in ("sockets", "tcp_counters", "processes", "sched", "referenced")
+    f"tests/collectors/test_{name}.py"
+    for name in ("sockets", "tcp_counters", "processes", "sched", "referenced", "process_groups")
 )
 """Tests of what is read through processes: the same on either hierarchy."""
 
