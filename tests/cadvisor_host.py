@@ -109,7 +109,7 @@ class CadvisorHost:
         assert path == "/api/v1.3/subcontainers/"
         question = json.loads(body or b"{}")
         since_ms = ms(question["start"]) if "start" in question else 0
-        answer = [self._info(c, since_ms, question.get("num_stats", 60)) for c in self.containers.values()]
+        answer = [self._info(c, since_ms, question.get("num_stats", 60)) for c in list(self.containers.values())]
         return 200, date, json.dumps(answer).encode()
 
     def times(self, name: str) -> list[int]:

@@ -68,7 +68,7 @@ def test_two_hosts_in_one_store_through_every_kind_of_stop(far: CadvisorHost, ho
     with Program(tmp_path, _CONFIG.format(url=host.url, more="")) as program:
         begun_ms = far.now_ms()
         eventually(lambda: is_recorded(program, far, begun_ms - 1000), 60, "the other host is not recorded")
-        assert "answers" in program.call("status").stdout
+        eventually(lambda: "remote far: answers" in program.call("status").stdout, 30, "status does not tell")
 
         # killed: what was read is in the log and is not read again, what came meanwhile is fetched
         killed_ms = far.now_ms()
