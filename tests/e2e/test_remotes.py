@@ -25,9 +25,7 @@ retry_max_s = 1
 [metadata]
 labels = ["com.example.*"]
 """
-_READINGS = (
-    "SELECT c.path, c.instance, s.ts_ms, s.cpu_usage_ns FROM sample s JOIN container c ON c.id = s.container WHERE c.source = ?"
-)
+_READINGS = "SELECT c.path, s.ts_ms, s.cpu_usage_ns FROM sample s JOIN container c ON c.id = s.container WHERE c.source = ?"
 
 
 @pytest.fixture
@@ -48,7 +46,7 @@ def source(far: CadvisorHost) -> str:
 def readings(program: Program, far: CadvisorHost) -> dict[str, list[tuple[int, int]]]:
     """(time, CPU time) by path, of the other host, in the order of times."""
     out: dict[str, list[tuple[int, int]]] = {}
-    for path, _, ts_ms, cpu_ns in sorted(program.sql(_READINGS, source(far))):
+    for path, ts_ms, cpu_ns in sorted(program.sql(_READINGS, source(far))):
         out.setdefault(path, []).append((ts_ms, cpu_ns))
     return out
 
