@@ -47,10 +47,10 @@ class DiskUsageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A walk that is not done by then is given up."""
     logs: tuple[str, ...] = (
         "{root}/containers/{id}",
-        "{root}/overlay-containers/{id}",
-        "{root}/vfs-containers/{id}",
         "/var/lib/docker/containers/{id}",
         "/var/log/containers/*-{id}.log",
+        "{root}/overlay-containers/{id}",
+        "{root}/vfs-containers/{id}",
     )
     """Where logs lie: shell patterns, the first with a match holds. `{id}`: the container's; `{root}`: the storage's
     folder, three above the layer."""

@@ -475,8 +475,8 @@ _DISK_IO_EXT = tuple(
 _DISK_USAGE = tuple(
     _metric("disk_usage", "disk", f"disk_usage_{name}", G, unit, help, source, source)
     for name, unit, help, source in (
-        ("bytes", "bytes", "Space of the writable layer and the logs.", "walk, project quota or the runtime"),
-        ("layer_bytes", "bytes", "Space of the writable layer.", "walk, project quota or the runtime"),
+        ("bytes", "bytes", "Space of the writable layer and the logs.", "walk or project quota"),
+        ("layer_bytes", "bytes", "Space of the writable layer.", "walk or project quota"),
         ("inodes", "count", "Inodes of the writable layer.", "walk or project quota"),
         ("limit_bytes", "bytes", "Size of the filesystem that they lie on, or the quota.", "statvfs: f_blocks"),
     )

@@ -31,7 +31,8 @@ events_logger = "file"
 class OwnPodman:
     """`podman(words)` runs the command line; `serve` and `kill` its API service."""
 
-    def __init__(self) -> None:
+    def __init__(self, driver: str = "vfs") -> None:
+        """`driver`: how layers are stored; `overlay` works on usual filesystems only."""
         need(shutil.which("podman"), "podman is not installed")
         need(shutil.which("runc"), "runc is not installed")
         need(os.geteuid() == 0, "only root can run podman here")
@@ -41,7 +42,7 @@ class OwnPodman:
         (f / "containers.conf").write_text(_SETTINGS)
         self._environ = os.environ | {"CONTAINERS_CONF": str(f / "containers.conf")}
         self._command = ["podman", "--root", f"{f}/root", "--runroot", f"{f}/run", "--tmpdir", f"{f}/tmp"]
-        self._command += ["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--runtime", str(shutil.which("runc"))]
+        self._command += ["--storage-driver", driver, "--cgroup-manager", "cgroupfs", "--runtime", str(shutil.which("runc"))]
         self._service: subprocess.Popen[bytes] | None = None
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:

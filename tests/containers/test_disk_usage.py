@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from tests.collectors.host import _container
-from tests.containers.own_engine import OwnEngine, remove_all, run
+from tests.containers.own_engine import IMAGE, OwnEngine, remove_all, run
 from tests.containers.own_podman import OwnPodman
+from tests.containers.test_runtimes_containerd import NAMESPACE, OwnContainerd
 from tests.containers.watching import eventually
 
 from tidegauge.collectors.disk_usage import DiskUsageCollector, DiskUsageConfig
@@ -134,20 +135,51 @@ def test_a_container_that_mounts_a_root_of_its_own_sends_us_nowhere(engine: OwnE
         client.close()
 
 
-@pytest.fixture(scope="module")
-def podman() -> Iterator[OwnPodman]:
-    made = OwnPodman()
+@pytest.fixture(scope="module", params=["overlay", "vfs"])
+def podman(request: pytest.FixtureRequest) -> Iterator[OwnPodman]:
+    made = OwnPodman(request.param)
     try:
         yield made
     finally:
         made.remove()
 
 
-def test_podman_whose_layer_is_a_whole_folder(podman: OwnPodman, collector: DiskUsageCollector) -> None:
+def test_podman_whose_layer_is_an_overlay_or_a_whole_folder(podman: OwnPodman, collector: DiskUsageCollector) -> None:
     id_ = podman.run("filled", "sh", "-c", FILL)
     inspect = json.loads(podman.podman("inspect", id_))[0]
-    layer = podman.podman("mount", id_)
+    layer = inspect["GraphDriver"]["Data"].get("UpperDir") if inspect["GraphDriver"]["Data"] else None
+    layer = layer or podman.podman("mount", id_)
     logs = str(Path(inspect["StaticDir"]).parent)
     eventually(lambda: Path(layer, "ready").is_dir() and podman.podman("logs", id_), 60)
     wanted = (_source(layer), _du(layer) + _du(logs), _du(layer), _du(layer, "--inodes"), _size(layer))
     assert _row(collector, f"/libpod_parent/libpod-{id_}", lambda row: row == wanted) == wanted
+
+
+@pytest.fixture
+def containerd() -> Iterator[OwnContainerd]:
+    made = OwnContainerd()
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+def test_containerd_s_own_store_of_images(
+    engine: OwnEngine, containerd: OwnContainerd, collector: DiskUsageCollector, tmp_path: Path
+) -> None:
+    """As Docker with containerd's image store has it: a snapshot, of which no runtime's inspect tells."""
+    client = engine.client()
+    (tmp_path / "image.tar").write_bytes(b"".join(client.images.get(IMAGE).save(named=True)))
+    client.close()
+    containerd.ctr("images", "import", "--snapshotter", "overlayfs", str(tmp_path / "image.tar"))
+    (image,) = containerd.ctr("images", "ls", "-q").split()
+    id_ = "ab" * 32
+    containerd.ctr("run", "-d", "--null-io", "--snapshotter", "overlayfs", image, id_, "/bin/sh", "-c", FILL)
+    mounts = containerd.ctr("snapshots", "mounts", str(tmp_path), id_)
+    upper = mounts.partition("upperdir=")[2].partition(",")[0]
+    eventually(lambda: Path(upper, "ready").is_dir(), 60)
+    wanted = (_source(upper), _du(upper), _du(upper), _du(upper, "--inodes"), _size(upper))
+    assert _row(collector, f"/{NAMESPACE}/{id_}", lambda row: row == wanted) == wanted
+    # `ctr snapshots usage` counts blocks too
+    size = containerd.ctr("snapshots", "usage", "-b", id_).split()
+    assert abs(int(size[size.index(id_) + 1]) - wanted[2]) <= 64 * 4096
