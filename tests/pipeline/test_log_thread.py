@@ -95,7 +95,7 @@ def test_a_bug_in_the_journal_is_logged_and_does_not_end_the_thread(caplog: pyte
 
     log.append = buggy  # type: ignore[method-assign]
     t.put([[sample(1)]], 1)
-    assert t.stop(5)
+    assert t.stop(60)
     assert len(log.frames) == 1
     assert caplog.records[0].exc_info is not None
 
@@ -113,7 +113,7 @@ def test_rows_that_cannot_be_written_are_counted_once() -> None:
     t = thread(log, max_payload=200)
     large = Sample(2, 1, 5, (None,) * 400)
     t.put([[sample(1), large, sample(3)], Event(1, "x" * 400), End(1, 1)], 5)
-    assert t.stop(5)
+    assert t.stop(60)
     assert t.unwritable_rows == 2
     assert sum(f[2] for f in log.frames) == 3
 
@@ -123,7 +123,7 @@ def test_stop_writes_and_syncs_what_waits() -> None:
     t = thread(log, sync_interval_s=60)
     for n in range(5):
         assert t.put([[sample(n)]], n)
-    assert t.stop(5)
+    assert t.stop(60)
     assert [f[3] for f in log.frames] == [0, 1, 2, 3, 4]
     assert log.synced == 5
     assert not t.put([[sample(9)]], 9)
@@ -136,7 +136,7 @@ def test_what_nothing_follows_is_synced_within_the_interval() -> None:
     t.put([[sample(1)]], 1)
     with log.changed:
         assert log.changed.wait_for(lambda: log.synced == 1, timeout=5)
-    assert t.stop(5)
+    assert t.stop(60)
     assert seen[0] == 0
     assert seen[-1] == 1
 
@@ -148,7 +148,7 @@ def test_more_than_the_bound_is_refused_and_nothing_blocks() -> None:
     taken = sum(t.put([[sample(n)]], n) for n in range(3 * WAITING))
     assert WAITING <= taken <= WAITING + 1
     log.gate.set()
-    assert t.stop(5)
+    assert t.stop(60)
     assert len(log.frames) == taken
 
 
@@ -158,7 +158,7 @@ def test_an_append_that_fails_is_repeated_without_doubling_what_went_before(capl
     log.failures = 3
     t.put([make_schema(), [sample(1)]], 1)
     t.put([[sample(2)]], 2)
-    assert t.stop(5)
+    assert t.stop(60)
     assert [f[0] for f in log.frames] == [RecordType.SCHEMA, RecordType.SAMPLES, RecordType.SAMPLES]
     assert t.failures == 3
     assert [r.levelname for r in caplog.records] == ["ERROR"]
@@ -178,7 +178,7 @@ def test_heads_hold_schemas_and_live_containers_as_of_what_was_appended() -> Non
     t = LogThread(log, heads)
     t.start()
     t.put([make_schema(), make_container(2), make_container(3), [sample(2)], End(1, 5), make_container(2, name="renamed")], 1)
-    assert t.stop(5)
+    assert t.stop(60)
     frames = heads.frames()
     assert [f[0] for f in frames] == [RecordType.SCHEMA, RecordType.CONTAINER, RecordType.CONTAINER]
     assert {(c.number, c.name) for c in live_containers(frames)} == {(2, "renamed"), (3, "web-3")}

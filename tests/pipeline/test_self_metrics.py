@@ -96,7 +96,7 @@ def test_every_number_of_our_own_plug_ins_has_a_help_of_its_own(channel: Channel
     config = configuration.load(Path("/dev/null"), {"state_dir": str(tmp_path)}, {})
     collectors, _ = build(config)
     counted = {name: counters for name, collector in collectors if (counters := counters_of(collector))}
-    assert counted.keys() == {"cgroup_v1", "cgroup_v2", "netdev", "taskload", "filesystem"}
+    assert counted.keys() == {"cgroup_v1", "cgroup_v2", "disk_io_ext", "netdev", "taskload", "filesystem"}
     sinks: dict[str, Any] = {}
     for name, entry in registry.available(registry.SINKS).items():
         table = {"url": "http://127.0.0.1:1"} if name == "influxdb" else {}
