@@ -22,24 +22,25 @@ _V1_LIMIT = "blkio.throttle.write_bps_device"
 _V2 = ("cpu", "memory", "io", "pids")
 
 
-def hierarchies() -> list[Path]:
-    """Mount points to make cgroups in: the one of v2, or those of the v1 controllers, joint ones once."""
+def hierarchies(more: Sequence[str] = ()) -> list[Path]:
+    """Mount points to make cgroups in: the one of v2, or those of the v1 controllers and of `more`, joint ones once."""
     if (_CGROUP / "cgroup.controllers").exists():
         return [_CGROUP]
-    return list(dict.fromkeys((_CGROUP / c).resolve() for c in _V1 if (_CGROUP / c).is_dir()))
+    return list(dict.fromkeys((_CGROUP / c).resolve() for c in (*_V1, *more) if (_CGROUP / c).is_dir()))
 
 
 class Cgroups:
     """`count` cgroups with a process each; a context manager that takes them away."""
 
-    def __init__(self, count: int, folder: Path, *, has_network: bool = False) -> None:
-        """`has_network`: each has a network namespace of its own."""
+    def __init__(self, count: int, folder: Path, *, has_network: bool = False, more: Sequence[str] = ()) -> None:
+        """`has_network`: each has a network namespace of its own. `more`: controllers besides the usual ones."""
         self.paths: Sequence[str] = [f"/{TOP}/c{i:04d}" for i in range(count)]
         self.pids: list[int] = []
         self._folder = folder
         self._has_network = has_network
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._roots = hierarchies()
+        self._roots = hierarchies(more)
+        self._controllers = (*_V2, *more)
         self._is_v2 = self._roots == [_CGROUP]
 
     def __enter__(self) -> Self:
@@ -69,8 +70,13 @@ class Cgroups:
             (root / TOP).mkdir(exist_ok=True)
             if self._is_v2:
                 for parent in (root, root / TOP):
-                    for controller in _V2:
+                    for controller in self._controllers:
                         _try_write(parent / "cgroup.subtree_control", f"+{controller}")
+            # without these no process may join, and with clone_children the cgroups below take them over
+            for name in ("cpuset.cpus", "cpuset.mems"):
+                if (root / name).exists():
+                    _try_write(root / TOP / name, (root / name).read_text())
+                    _try_write(root / TOP / "cgroup.clone_children", "1")
         # Since Linux 6.10 the v1 counters of block I/O exist only on a disk with a limit: here one that nothing reaches.
         disk = os.stat(self._folder).st_dev
         _try_write(_CGROUP / "blkio" / TOP / _V1_LIMIT, f"{os.major(disk)}:{os.minor(disk)} {1 << 50}")
