@@ -12,6 +12,7 @@ import psutil
 import pytest
 from tests.collectors.cgroup_truth import as_dict, blkio_truth, container, paths_of, truth_v1
 from tests.support import need
+from tests.vm.worker import burst
 
 from tidegauge.collectors import _cgroup_reader
 from tidegauge.collectors.cgroup_v1 import CgroupV1Collector, CgroupV1Config
@@ -530,3 +531,31 @@ def test_the_end_of_a_real_cgroup_is_told_to_open_and_parked_readers(real_cgroup
                 gone.read()
     active.close()
     idle.close()
+
+
+@pytest.mark.integration
+def test_cpu_time_saved_up_is_used_in_bursts(real_cgroup: tuple[dict[str, Path], str]) -> None:
+    mounts, path = real_cgroup
+    cpu = Path(f"{mounts['cpu']}{path}")
+    need((cpu / "cpu.cfs_burst_us").exists(), "a kernel that knows bursts (5.14)")
+    for name, value in (("period", 100_000), ("quota", 40_000), ("burst", 40_000)):
+        (cpu / f"cpu.cfs_{name}_us").write_text(str(value))
+    collector = CgroupV1Collector(CgroupV1Config())
+    reader = collector.reader(container(path))
+    assert reader is not None
+    before = as_dict(collector, reader)
+    assert before["cpu_burst_periods"] == before["cpu_burst_ns"] == 0
+    for _ in range(40):
+        run_inside(mounts, path, burst)
+        after = as_dict(collector, reader)
+        if after["cpu_burst_periods"]:
+            break
+    assert 0 < (after["cpu_burst_ns"] or 0) <= 40_000_000 * (after["cpu_burst_periods"] or 0)
+    for _ in range(60):  # periods pass for a moment after the last task
+        expected = truth_v1(mounts, path, Path("/proc"), collector._mounts.unified)
+        values = as_dict(collector, reader)
+        if expected == truth_v1(mounts, path, Path("/proc"), collector._mounts.unified):
+            break
+        time.sleep(0.05)
+    assert values == expected
+    reader.close()

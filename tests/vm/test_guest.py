@@ -46,7 +46,8 @@ def passes_in_vm(hierarchy: str, *arguments: str) -> None:
 
 
 def test_readers_on_a_pure_v2_host() -> None:
-    own = ("tests/vm/guest_cgroup_v2.py", "tests/vm/guest_quota.py", "tests/vm/guest_spec.py")
+    names = ("guest_cgroup_v2", "guest_quota", "guest_spec", "guest_optional_groups", "guest_pressure")
+    own = (f"tests/vm/{name}.py" for name in names)
     passes_in_vm("v2", *own, "tests/collectors/test_process_list.py", *THROUGH_PROCESSES, *MACHINE)
 
 
@@ -55,5 +56,8 @@ def test_oom_kills_on_a_pure_v2_host() -> None:
 
 
 def test_readers_on_a_v1_host_with_joint_mounts() -> None:
-    names = ("test_cgroup_v1", "test_taskload", "test_netdev", "test_process_list")
-    passes_in_vm("v1", "tests/vm/guest_cgroup_v1.py", *(f"tests/collectors/{name}.py" for name in names), *THROUGH_PROCESSES)
+    names = ("test_cgroup_v1", "test_taskload", "test_netdev", "test_process_list", "test_hugetlb", "test_memory_numa")
+    own = ("tests/vm/guest_cgroup_v1.py", *(f"tests/collectors/{name}.py" for name in (*names, "test_cpuset")))
+    # the other tests of perf events are about the unified hierarchy
+    perf_event = "tests/collectors/test_perf_event.py::test_the_same_on_a_v1_hierarchy"
+    passes_in_vm("v1", *own, perf_event, *THROUGH_PROCESSES)

@@ -1,7 +1,9 @@
 """A process inside a cgroup that does one load at a time on request, and stands still between."""
 
+import fcntl
 import mmap
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +13,8 @@ from typing import Any
 DISK = Path("/dev/vda")
 MIB = 1 << 20
 _held: list[Any] = []
+_held_pipes: list[int] = []
+_BLKDISCARD = 0x1277
 
 
 def burn() -> None:
@@ -52,6 +56,59 @@ def read_all() -> None:
             pass
 
 
+def write_cached() -> None:
+    """8 MiB written to the disk's page cache, and left there."""
+    with open(DISK, "r+b", buffering=0) as disk:
+        disk.write(b"x" * (8 * MIB))
+
+
+def write_behind() -> None:
+    """1 MiB written to the disk's page cache, then to the disk, by requests that nobody waits for yet."""
+    with open(DISK, "r+b", buffering=0) as disk:
+        disk.write(b"y" * MIB)
+        os.posix_fadvise(disk.fileno(), 0, MIB, os.POSIX_FADV_DONTNEED)
+        os.fsync(disk.fileno())
+
+
+def flush() -> None:
+    """What waits to be written to the disk is, by a thread, so that it can be watched."""
+
+    def sync() -> None:
+        with open(DISK, "r+b", buffering=0) as disk:
+            os.fsync(disk.fileno())
+
+    threading.Thread(target=sync, daemon=True).start()
+
+
+def discard() -> None:
+    """1 MiB of the disk discarded, in one request."""
+    with open(DISK, "r+b", buffering=0) as disk:
+        fcntl.ioctl(disk.fileno(), _BLKDISCARD, struct.pack("QQ", 32 * MIB, MIB))
+
+
+def touch_again() -> None:
+    """Memory that was touched before, each page read once more."""
+    for block in _held:
+        sum(block[at] for at in range(0, len(block), 4096))
+
+
+def fill_pipes() -> None:
+    """2 MiB in pipes, which is memory of the kernel."""
+    for _ in range(32):
+        reading, writing = os.pipe()
+        os.write(writing, bytes(1 << 16))
+        _held_pipes.extend((reading, writing))
+
+
+def burst() -> None:
+    """Little CPU time for half a second, so that some is saved up, then much at once."""
+    for _ in range(50):
+        time.sleep(0.01)
+    end = time.process_time() + 0.07
+    while time.process_time() < end:
+        pass
+
+
 def start_threads() -> None:
     """Three threads that wait."""
     for _ in range(3):
@@ -68,7 +125,11 @@ def be_killed() -> None:
 
 
 LOADS: dict[str, Callable[[], None]] = {
-    f.__name__: f for f in (burn, touch_memory, map_file, write_directly, read_all, start_threads, be_killed)
+    f.__name__: f
+    for f in (
+        *(burn, burst, touch_memory, touch_again, fill_pipes, map_file, start_threads, be_killed),
+        *(read_all, write_directly, write_cached, write_behind, flush, discard),
+    )
 }
 
 
