@@ -120,11 +120,13 @@ class Walker:
         """A line, None if there is none in time or the child has ended."""
         assert child.stdout is not None
         data = b""
+        poll = select.poll()  # takes descriptors beyond 1023 too
+        poll.register(child.stdout, select.POLLIN)
         while not data.endswith(b"\n"):
             left_s = end_s - time.monotonic()
             if left_s <= 0 or self._is_stopping or len(data) > _ANSWER_BYTES:
                 return None
-            if select.select([child.stdout], [], [], min(left_s, _LOOK_S))[0]:
+            if poll.poll(min(left_s, _LOOK_S) * 1000):
                 more = os.read(child.stdout.fileno(), 1 << 16)
                 if not more:
                     return None

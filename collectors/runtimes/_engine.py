@@ -239,6 +239,9 @@ class Engine:
             tell(RuntimeNews("connected"))
             look_s = time.monotonic() + _NEW_SOCKETS_S
             ready = streams
+            poll = select.poll()  # takes descriptors beyond 1023 too
+            for stream in streams:
+                poll.register(stream, select.POLLIN)
             while not is_stopping():
                 for stream in ready:
                     lines = stream.lines()
@@ -251,7 +254,8 @@ class Engine:
                     look_s += _NEW_SOCKETS_S
                     if set(self.sockets()) - set(sockets):
                         return
-                ready = select.select(streams, [], [], _LOOK_S)[0]
+                told = {fd for fd, _ in poll.poll(_LOOK_S * 1000)}
+                ready = [stream for stream in streams if stream.fileno() in told]
         finally:
             for stream in streams:
                 stream.close()

@@ -3,7 +3,6 @@
 HTTP/1.0 on purpose: the server closes the connection at the end, nothing comes in chunks, and an event stream is plain lines.
 """
 
-import select
 import socket
 import time
 from collections.abc import Iterator
@@ -93,13 +92,11 @@ class Stream:
         *lines, self._data = self._data.split(b"\n")
         is_open = True
         for _ in range(_READS):
-            if not select.select([self._socket], [], [], 0)[0]:
-                break
             try:
                 self._socket.settimeout(0)
                 data = self._socket.recv(1 << 16)
             except BlockingIOError:
-                break  # what came belongs to TLS
+                break
             except OSError as exc:
                 raise CollectError(f"{self._what}: {exc}") from exc
             if not data:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.collectors.host import HOST, _container
+from tests.support import descriptors_beyond_1023
 
 from tidegauge.collectors._disk_walker import Failed, Found, Measured, Walker
 from tidegauge.collectors._layers import Layer, Layers, Mount
@@ -63,6 +64,11 @@ def test_one_child_of_the_lowest_priority_answers_every_question(walker: Walker,
     assert psutil.Process(pid).ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
     assert isinstance(walker.measure(str(layer), [str(layer)], None), Found)
     assert walker.pid == pid
+
+
+def test_an_agent_with_very_many_open_files_is_answered_too(walker: Walker, layer: Path) -> None:
+    with descriptors_beyond_1023():
+        assert isinstance(walker.measure(str(layer), [], None), Found)
 
 
 def test_what_cannot_be_measured_is_said(walker: Walker, layer: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.collectors.runtimes.engine_server import EngineServer
+from tests.support import descriptors_beyond_1023
 
 from tidegauge.collectors.runtimes._engine import parse_event, parse_inspect, parse_list, time_ms
 from tidegauge.collectors.runtimes.docker import DockerConfig, DockerRuntime
@@ -247,6 +248,18 @@ def test_events_are_told_until_the_engine_goes(server: EngineServer) -> None:
     thread.join(5)
     assert not thread.is_alive()
     assert told == [RuntimeNews("connected"), RuntimeNews("changed", ID), RuntimeNews("exited", ID, 7)]
+
+
+def test_an_agent_with_very_many_open_files_hears_of_events_too(server: EngineServer) -> None:
+    told: list[RuntimeNews] = []
+    with descriptors_beyond_1023():
+        thread = threading.Thread(target=_docker(server).watch, args=(told.append, lambda: len(told) > 1))
+        thread.start()
+        _wait(lambda: server.followers)
+        server.tell("rename", ID)
+        thread.join(20)
+    assert not thread.is_alive()
+    assert told == [RuntimeNews("connected"), RuntimeNews("changed", ID)]
 
 
 def test_an_event_that_comes_together_with_the_head_is_not_kept_back(server: EngineServer) -> None:
