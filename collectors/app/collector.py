@@ -65,7 +65,7 @@ class AppCollector:
         self.config = config
         self.certificates = "" if config.ca_file is None else _certificates(config.ca_file)
         self.workers = Workers(config.concurrency)
-        self._lookup: Callable[[str], Metadata | None] = lambda instance: None
+        self._lookup: Callable[[str], Metadata | None] | None = None
         self._lock = threading.Lock()
         self._readers: dict[str, AppReader] = {}
         self._counts = {"scrapes": 0, "scrape_errors": 0, "left_out_series": 0}
@@ -78,6 +78,8 @@ class AppCollector:
         """A reader for a container that may announce and does. NoData: not, or not yet."""
         if container.is_host or not self.config.containers:
             return None
+        if self._lookup is None:
+            raise NoData("what containers announce is known only while tidegauge runs")
         said = self._lookup(container.instance)
         if said is None or not self.announcements(container, said):
             raise NoData("it announces nothing that is to be followed")
@@ -87,7 +89,7 @@ class AppCollector:
         return reader
 
     def said(self, container: Container) -> Metadata | None:
-        return self._lookup(container.instance)
+        return None if self._lookup is None else self._lookup(container.instance)
 
     def announcements(self, container: Container, said: Metadata) -> dict[str, str]:
         """Configuration file by name of the announcement; none if the container is not among those allowed."""

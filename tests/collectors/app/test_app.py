@@ -104,6 +104,11 @@ def test_nobody_is_followed_unless_a_setting_says_so() -> None:
     assert isinstance(collector, MetadataUser)
 
 
+def test_without_runtimes_there_are_no_announcements() -> None:
+    with pytest.raises(NoData, match="only while tidegauge runs"):
+        AppCollector(AppConfig(containers=("*",))).reader(container())
+
+
 @pytest.mark.parametrize(
     ("pattern", "is_followed"),
     [("web", True), ("w?b", True), ("abc", True), ("/docker/*", True), ("db", False), ("/docker", False), ("WEB", False)],
