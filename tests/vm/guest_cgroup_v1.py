@@ -54,7 +54,10 @@ def test_joint_mounts_block_io_and_tasks() -> None:
         time.sleep(0.05)
     assert values == expected
     assert values["pids_current"] == 4
-    assert (values["memory_cache_bytes"] or 0) >= 8 * MIB
+    for name in ("memory_cache_bytes", "memory_mapped_file_bytes"):
+        assert (values[name] or 0) >= 8 * MIB, name
+    for name in ("memory_major_page_faults", "cpu_system_ns"):
+        assert (values[name] or 0) > 0, name
     disk = reader.read_tables()[0]
     assert disk is not None
     row = {k: v for k, v in zip(DISK_METRICS, disk[0][1:], strict=True) if v is not None}
