@@ -59,6 +59,11 @@ def is_local_socket(scope: Scope) -> bool:
     return bool(scope.get("state", {}).get(IS_LOCAL_SOCKET, False))
 
 
+def may_see_secrets(scope: Scope) -> bool:
+    """Whether the request may be answered with what can hold secrets: environments and processes of containers."""
+    return is_local_socket(scope)
+
+
 def host_name(header: str) -> str:
     """Name or address of a Host header, without port, brackets and case; empty if it is malformed."""
     try:
