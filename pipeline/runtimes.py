@@ -92,6 +92,8 @@ class _Entry:
         self.sent: Mapping[str, Any] = {}
         self.exit_code: int | None = None
         self.is_gone = False
+        self.has_departed = False
+        """True: nothing more is said of it."""
         self.backoff = {name: Backoff(*_UNKNOWN_S) for name in self.refs}
         self.unknown = dict.fromkeys(self.refs, 0)
         """How often in a row each runtime did not know it."""
@@ -154,12 +156,13 @@ class Binder:
             if entry.ref is not None:
                 askers = [a for a in askers if entry.refs.get(a.name) is entry.ref]
             askers = [a for a in askers if not a.is_absent]
-            if entry.exit_code is not None or not askers or not self._config.exit_wait_s:
+            is_told = entry.exit_code is not None and entry.said is not None
+            if is_told or not askers or not self._config.exit_wait_s:
                 return Parting(entry.exit_code)
             entry.is_gone = True
             for asker in askers:
-                asker.ask(entry, _ASK_AGAIN_S)
-            return Parting(None, self._config.exit_wait_s)
+                asker.ask(entry, _ASK_AGAIN_S if entry.exit_code is None else 0.0)
+            return Parting(entry.exit_code, self._config.exit_wait_s)
 
     def forget(self, instance: str) -> None:
         with self._lock:
@@ -253,7 +256,14 @@ class Binder:
             self._pods[uid] = (said.pod, said.pod_namespace)
             self._name_pod(uid)
         if entry.is_waiting and not said.is_running and said.exit_code is not None:
-            self._exited(entry, said.exit_code)
+            entry.exit_code = said.exit_code
+        if entry.is_gone and entry.exit_code is not None:
+            self._part(entry)
+
+    def unknown(self, entry: _Entry) -> None:
+        """A runtime does not know the container. One that is gone and of which nobody knows more waits no longer."""
+        if self.has(entry) and entry.is_gone and entry.exit_code is not None and all(entry.unknown.values()):
+            self._part(entry)
 
     def exited(self, asker: str, id_: str, exit_code: int | None) -> None:
         """The main process ended: of the oldest one with this id, which may have been started again already."""
@@ -264,8 +274,17 @@ class Binder:
 
     def _exited(self, entry: _Entry, exit_code: int) -> None:
         entry.exit_code = exit_code
-        if entry.is_gone:
-            self._depart(entry.instance, exit_code)
+        if entry.is_gone and entry.said is not None:
+            self._part(entry)
+        elif entry.is_gone:
+            # its name is asked for still, while the runtime knows it
+            for name in entry.refs:
+                self._askers[name].ask(entry)
+
+    def _part(self, entry: _Entry) -> None:
+        if not entry.has_departed:
+            entry.has_departed = True
+            self._depart(entry.instance, entry.exit_code)
 
     def _send(self, entry: _Entry, fields: Mapping[str, Any]) -> None:
         if fields != entry.sent:
@@ -392,6 +411,8 @@ class _Asker:
             entry.unknown[self.name] = 0 if said is not None else entry.unknown[self.name] + 1
             if said is not None:
                 self._binder.described(entry, self.name, said)
+            else:
+                self._binder.unknown(entry)
             if said is not None and said.is_running:
                 entry.backoff[self.name].reset()
             if entry.refs[self.name].namespace and entry.unknown[self.name] >= _GUESSES:

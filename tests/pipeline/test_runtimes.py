@@ -85,7 +85,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made.close()
 
 
-def wait(what: Callable[[], object], timeout_s: float = 10.0) -> None:
+def wait(what: Callable[[], object], timeout_s: float = 30.0) -> None:
     end_s = time.monotonic() + timeout_s
     while not what():
         assert time.monotonic() < end_s, "it did not come about"
@@ -343,6 +343,41 @@ def test_the_exit_code_of_one_that_runs_again_is_not_the_new_one_s(bench: Bench)
     bench.binder.forget(old.instance)
     bench.server.tell("die", _id(1), exitCode="5")
     wait(lambda: bench.binder.gone(new) == Parting(5))
+
+
+@pytest.mark.parametrize("is_told_first", [True, False])
+def test_an_exit_code_that_is_told_before_the_name_waits_for_the_name(bench: Bench, is_told_first: bool) -> None:
+    """As on a machine so busy that the container has ended before it could be asked for."""
+    _is_up(bench, 2)
+    brief = _docker(1)
+    bench.server.hangs = True
+    bench.binder.appeared(brief)
+    wait(lambda: len(bench.server.targets) > 2)
+    if not is_told_first:
+        assert bench.binder.gone(brief) == Parting(None, 2.0)
+    bench.server.tell("die", _id(1), exitCode="3")
+    if is_told_first:
+        wait(lambda: bench.binder.gone(brief).exit_code == 3)
+        assert bench.binder.gone(brief) == Parting(3, 2.0)
+    assert bench.departed == []
+    bench.server.has(_id(1), "brief", State={"Running": False, "ExitCode": 3})
+    bench.server.hangs = False
+    wait(lambda: bench.departed)
+    assert bench.of(brief) == "brief"
+    assert bench.departed == [(brief.instance, 3)]
+
+
+def test_an_exit_code_does_not_wait_for_a_name_that_nobody_knows(bench: Bench) -> None:
+    _is_up(bench, 2)
+    brief = _docker(1)
+    bench.server.hangs = True
+    bench.binder.appeared(brief)
+    wait(lambda: len(bench.server.targets) > 2)
+    assert bench.binder.gone(brief) == Parting(None, 2.0)
+    bench.server.tell("die", _id(1), exitCode="3")
+    bench.server.hangs = False
+    wait(lambda: bench.departed)
+    assert bench.departed == [(brief.instance, 3)]
 
 
 def test_one_that_was_too_short_for_its_name_gets_it_at_its_end(bench: Bench) -> None:
