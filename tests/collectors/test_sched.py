@@ -95,7 +95,7 @@ def test_a_thread_that_comes_from_elsewhere_counts_from_then_on(host: Threads, r
     assert reader.read() == (1000, 200, 3)
     host.is_at(10)
     host.ran(50, 0.1, 10**12, 10**11, 10**6)
-    host.ran(101, 2, 7, 7, 7)  # began since: all of it is this container's
+    host.ran(101, 1, 7, 7, 7)  # began since, at the earliest in the same tick: all of it is this container's
     host.threads("/a", 100, 50, 101)
     assert reader.read() == (1007, 207, 10)
     host.ran(50, 0.1, 10**12 + 5, 10**11 + 5, 10**6 + 5)

@@ -222,6 +222,7 @@ def test_a_shared_namespace_is_counted_at_one_owner(host: MadeUpHost) -> None:
 
 def test_a_container_in_the_hosts_namespace_has_no_rows(host: MadeUpHost) -> None:
     host.process(300, "host")
+    host.file(300, "net/udp", text_of(UDP_HEAD, [udp_line(1, 3, 2, 1)]).decode())
     host.members("/c", 300)
     assert rows_of(collector_of(host.root).reader(container("/c"))) == {"tcp": None, "udp": None}
 
@@ -235,11 +236,12 @@ def test_a_process_that_left_the_namespace_while_it_was_read_does_not_count(
     left = []
 
     def count(self: SocketsCollector, name: str, fd: int) -> tuple[object, ...]:
+        counted = real(self, name, fd)
         if not left:
             host.process(100, "b")
             host.file(100, "net/udp", text_of(UDP_HEAD, []).decode())
             left.append(name)
-        return real(self, name, fd)
+        return counted
 
     monkeypatch.setattr(SocketsCollector, "_count", count)
     assert rows_of(reader)["udp"] == (("udp", 0, 0, 0, 0),)

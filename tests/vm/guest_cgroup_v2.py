@@ -266,7 +266,7 @@ def test_threaded_cgroups_have_no_memory_and_are_still_read(collector: CgroupV2C
     assert values["memory_usage_bytes"] is None
     states = TaskloadCollector(TaskloadConfig(task_states=True)).reader(container(f"{path}/inner"))
     assert states is not None
-    assert states.read() == (0, 1, 0, 0, 0, None)
+    assert states.read() == (0, 0, 1, 0, 0, 0, None)
     network = NetdevCollector(NetdevConfig())
     assert list(network.namespaces.pids(f"{path}/inner")) == [worker.pid]
     reader.close()
