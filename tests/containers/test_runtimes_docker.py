@@ -1,7 +1,6 @@
 """Names from a real Docker engine: before us and after us, renamed, restarted, killed, and with its daemon gone for a while."""
 
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -239,29 +238,6 @@ def test_a_daemon_that_starts_after_us_and_after_its_containers(client: "docker.
     finally:
         if not engine.socket.exists() or engine._daemon is None:
             engine.start()
-
-
-def test_many_come_and_go(client: "docker.DockerClient", watching: Watching) -> None:
-    """Four at a time, 200 in all: each one is seen, named and ended with its own exit code."""
-    ids: dict[str, int] = {}
-
-    def some(first: int) -> None:
-        for n in range(first, 200, 4):
-            container = run(client, ["sh", "-c", f"sleep 0.2; exit {n}"], name=f"many-{n}")
-            ids[container.id] = n
-            container.wait()
-            container.remove()
-
-    threads = [threading.Thread(target=some, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(ids) == 200
-    for id_, n in ids.items():
-        record = watching.named(id_, name=f"many-{n}")
-        assert watching.deletion(record).details["exit_code"] == n
-    assert watching.binder.counters()["containers_unnamed"] == 0
 
 
 @pytest.mark.e2e
