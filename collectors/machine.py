@@ -21,6 +21,8 @@ from tidegauge.pipeline.records import Container
 _NO_DISKS = ("loop", "ram", "sr")
 _NO_DEVICES = ("veth", "docker", "nerdctl")
 """As cAdvisor leaves them out: they come and go with containers."""
+_MOST = 500
+"""Disks, filesystems and network devices that are told of each: the record must stay well below what the journal takes."""
 _WITHOUT_FIXED_INODES = frozenset({"bcachefs", "btrfs", "xfs", "zfs"})
 _SCHEDULER = re.compile(r"\[([^\]]+)\]")
 
@@ -108,7 +110,7 @@ class MachineCollector:
             return ()
         (rows,) = self._filesystems.read_tables()
         found = []
-        for mount, row in zip(self._filesystems.mounts, rows or (), strict=True):
+        for mount, row in list(zip(self._filesystems.mounts, rows or (), strict=True))[:_MOST]:
             capacity, inodes = row[1], row[4]
             assert not isinstance(capacity, str | float)
             assert not isinstance(inodes, str | float)
@@ -182,7 +184,7 @@ def _disks(folder: Path) -> tuple[Disk, ...]:
         found.append(
             Disk(name.replace("!", "/"), int(major), int(minor), sectors, chosen[1] if chosen is not None else schedulers)
         )
-    return tuple(found)
+    return tuple(found[:_MOST])
 
 
 def _network_devices(folder: Path) -> tuple[NetworkDevice, ...]:
@@ -197,7 +199,7 @@ def _network_devices(folder: Path) -> tuple[NetworkDevice, ...]:
                 name, text(path / "address"), speed if speed is not None and speed > 0 else None, number(path / "mtu")
             )
         )
-    return tuple(found)
+    return tuple(found[:_MOST])
 
 
 def _is_pair_end(path: Path) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import psutil
 import pytest
 from hypothesis import given
@@ -23,6 +24,7 @@ from tidegauge.collectors._sysfs import cpu_list, inside
 from tidegauge.collectors.filesystem import FilesystemCollector, FilesystemConfig
 from tidegauge.collectors.machine import MachineCollector, MachineConfig
 from tidegauge.pipeline.groups import DEFAULT_GROUPS
+from tidegauge.pipeline.log_thread import MAX_PAYLOAD
 from tidegauge.pipeline.machine import Cache, Dimms, Disk, Filesystem, HugePages, Machine, NetworkDevice
 
 T = TypeVar("T")
@@ -222,6 +224,19 @@ def test_network_devices_that_lead_into_containers_are_left_out(tmp_path: Path) 
         NetworkDevice("eth1", "02:00:00:00:00:03", None, 1500),
         NetworkDevice("ipip0", "02:00:00:00:00:09", None, 1500),
     )
+
+
+def test_a_machine_of_many_of_each_still_fits_into_the_journal(tmp_path: Path) -> None:
+    two_sockets(tmp_path)
+    lines = []
+    for n in range(600):
+        write(tmp_path, {f"sys/block/sd{n}/dev": f"8:{n}", f"sys/block/sd{n}/size": 8, f"sys/class/net/eth{n}/mtu": 1500})
+        point = f"/var/lib/kubelet/plugins/kubernetes.io/csi/pv/pvc-{n:036}/globalmount"
+        lines.append(f"{n + 2} 1 8:{n} / {tmp_path}{point} rw - ext4 /dev/sd{n} rw")
+    write(tmp_path, {"proc/self/mountinfo": "\n".join(lines)})
+    machine = machine_of(tmp_path)
+    assert [len(part) for part in (machine.disks, machine.filesystems, machine.network_devices)] == [500] * 3
+    assert len(msgspec.msgpack.encode(machine)) < MAX_PAYLOAD / 2
 
 
 def test_ids_and_names_are_the_host_s_also_behind_absolute_links(tmp_path: Path) -> None:
