@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -269,6 +270,10 @@ def test_real_threads_that_were_seen_and_ended_stay_counted() -> None:
         ask(process, "burn(0.1)")
         seen = int(reader.read()[0] or 0)
         ask(process, "gate.set(); w.join()")
+        for _ in range(200):  # join returns a moment before the kernel's thread is gone
+            if len(os.listdir(f"/proc/{process.pid}/task")) == 1:
+                break
+            time.sleep(0.05)
         alive = raw_sums(real)[0]
         later = int(reader.read()[0] or 0)
         assert later >= seen

@@ -201,13 +201,13 @@ def test_tasks_their_limit_and_their_states(
     load = TaskloadCollector(TaskloadConfig(task_states=True))
     states = load.reader(container(path))
     assert states is not None
-    assert states.read() == (0, 4, 0, 0, 0, None)
+    assert states.read() == (0, 0, 4, 0, 0, 0, None)
     spinning = [Worker([Path(f"{ROOT}{path}")]) for _ in range(2)]
     for one in spinning:
         os.write(one._orders, b"burn")
     time.sleep(0.05)
     seen = states.read()
-    assert (seen[1], seen[2]) == (4, 2)
+    assert (seen[2], seen[3]) == (4, 2)
     assert 0 < (seen[0] or 0) < 2000
     for one in spinning:
         assert os.read(one._answers, 1) == b"."
@@ -228,6 +228,7 @@ def test_the_host(collector: CgroupV2Collector) -> None:
     absent = {k for k, v in after.items() if v is None}
     assert absent == {
         *("memory_max_usage_bytes", "memory_swap_bytes", "memory_limit_bytes", "memory_failures", "memory_oom_kills"),
+        "memory_high_events",
         *("pids_current", "pids_limit"),
     }
     reader.close()
