@@ -36,7 +36,7 @@ apt_install() {
     if [ -d /run/systemd/system ]; then
         for package in "${missing[@]}"; do
             case $package in
-                influxdb | victoria-metrics) "${sudo[@]}" systemctl -q disable --now "$package" >&2 || true ;;
+                influxdb | victoria-metrics | prometheus) "${sudo[@]}" systemctl -q disable --now "$package" >&2 || true ;;
                 docker.io) "${sudo[@]}" systemctl -q disable --now docker.socket docker containerd >&2 || true ;;
                 podman) "${sudo[@]}" systemctl -q disable --now podman.socket podman >&2 || true ;;
             esac

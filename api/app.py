@@ -1,7 +1,7 @@
-"""Routes of the listener: health, the program's own counters, a plain index, and what `tidegauge status` asks."""
+"""Routes of the listener: health, the Prometheus page, a plain index, and what `tidegauge status` asks."""
 
 import html
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -13,12 +13,15 @@ from starlette.routing import Route
 
 from tidegauge.api import processes
 from tidegauge.api.events import EventPages
+from tidegauge.api.exposition.endpoint import Exposition
 from tidegauge.api.guard import Guard, is_local_socket
 from tidegauge.pipeline.config import HttpConfig
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.event_store import EventStore
+from tidegauge.pipeline.groups import DEFAULT_GROUPS
+from tidegauge.pipeline.latest import KeepsLatest
 from tidegauge.pipeline.records import Container
-from tidegauge.pipeline.telemetry import Family, by, render
+from tidegauge.pipeline.telemetry import Family, by
 
 
 class ServerView(Protocol):
@@ -38,6 +41,10 @@ class ServerView(Protocol):
         """Those that live; None when no sink that could tell runs."""
         ...
 
+    def latest(self) -> KeepsLatest | None:
+        """The store of the newest values; None when none runs, or the sampler is silent and what it holds is old."""
+        ...
+
     def events(self) -> EventStore | None:
         """What keeps the last events; None when no sink that does runs."""
         ...
@@ -51,19 +58,16 @@ class ServerView(Protocol):
         ...
 
 
-def build(view: ServerView, config: HttpConfig, host: str) -> Guard:
-    """The ASGI application behind its guard."""
+def build(view: ServerView, config: HttpConfig, host: str, groups: Collection[str] = DEFAULT_GROUPS) -> Guard:
+    """The ASGI application behind its guard. `groups` of metrics are those that are on."""
     guards: list[Guard] = []
+    exposition = Exposition(view, lambda: [_refused(guards[0])], groups, has_timestamps=config.metrics_timestamps)
 
     async def healthz(request: Request) -> Response:
         faults = await run_in_threadpool(view.faults)
         if faults:
             return PlainTextResponse("\n".join(faults) + "\n", 503)
         return PlainTextResponse("ok\n")
-
-    async def metrics(request: Request) -> Response:
-        page = await run_in_threadpool(lambda: render([*view.families(), _refused(guards[0])]))
-        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def index(request: Request) -> Response:
         return HTMLResponse(await run_in_threadpool(_index, view))
@@ -92,7 +96,7 @@ def build(view: ServerView, config: HttpConfig, host: str) -> Guard:
         routes=[
             Route("/", index),
             Route("/healthz", healthz),
-            Route("/metrics", metrics),
+            Route("/metrics", exposition.answer),
             Route("/api/v1/status", status),
             Route("/api/v1/events", EventPages(view.events).answer),
             processes.route(view.ask, view.containers),
@@ -147,7 +151,7 @@ def _index(view: ServerView) -> str:
         f"<h1>tidegauge on {html.escape(status['host'])}</h1>"
         f"<p>Version {html.escape(status['version'])}. {html.escape(state)}</p>"
         "<ul><li><a href=/healthz>/healthz</a> whether it works"
-        "<li><a href=/metrics>/metrics</a> the program's own counters"
+        "<li><a href=/metrics>/metrics</a> containers, machine and the program's own counters, for Prometheus"
         "<li><a href=/api/v1/status>/api/v1/status</a> state of every part, JSON"
         "<li><a href=/api/v1/events>/api/v1/events</a> what happened to containers, JSON</ul>"
         "<h2>Sinks</h2><table><tr><th>sink<th>state<th>written rows<th>pending<th>dead letters<th>dropped</tr>"

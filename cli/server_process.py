@@ -32,7 +32,7 @@ def main(
     logs.configure("server", config.log.level, config.log.format)
     drop_to(ids)
     server = Server(config, Channel(channel_end), start.restarts)
-    http = HttpServer(app.build(server, config.http, config.host), config.http)
+    http = HttpServer(app.build(server, config.http, config.host, config.metrics.groups), config.http)
     todo: queue.SimpleQueue[Config | None] = queue.SimpleQueue()
     signal.signal(signal.SIGTERM, lambda signum, frame: todo.put(None))
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -16,6 +16,7 @@ from tidegauge.pipeline import self_metrics
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.errors import ConfigError
 from tidegauge.pipeline.event_store import EventStore, KeepsEvents
+from tidegauge.pipeline.latest import KeepsLatest
 from tidegauge.pipeline.log_end import LogEnd
 from tidegauge.pipeline.messages import Answer, Channel, LogMoved, Message, Needed, SamplerCounters
 from tidegauge.pipeline.plugin import HistoryReader
@@ -156,16 +157,21 @@ class Server:
 
     # What the listener shows (api.app.ServerView); any thread.
 
-    def faults(self) -> list[str]:
+    def _sampler_fault(self) -> str | None:
+        """Why what is known of containers is old; None while it is not."""
         limit = max(_SILENCE_S, 5 * self._config.sampler.base_interval_s)
         now = time.monotonic()
-        out = []
         if now - self._heard_s > limit:
-            out.append(f"the sampler has said nothing for {now - self._heard_s:.0f} s")
-        elif now - self._ticked_s > limit:
-            out.append(f"the sampler has made no tick for {now - self._ticked_s:.0f} s")
-        elif now - self._appended_s > limit:
-            out.append(f"nothing was appended to the journal for {now - self._appended_s:.0f} s")
+            return f"the sampler has said nothing for {now - self._heard_s:.0f} s"
+        if now - self._ticked_s > limit:
+            return f"the sampler has made no tick for {now - self._ticked_s:.0f} s"
+        if now - self._appended_s > limit:
+            return f"nothing was appended to the journal for {now - self._appended_s:.0f} s"
+        return None
+
+    def faults(self) -> list[str]:
+        fault = self._sampler_fault()
+        out = [] if fault is None else [fault]
         out.extend(f"sink {r.name}: its thread has ended" for r in self._running() if not r.is_alive())
         return out
 
@@ -175,6 +181,12 @@ class Server:
             if isinstance(runner.sink, HistoryReader) and runner.name == "memory":
                 return list(runner.sink.live_containers())
         return None
+
+    def latest(self) -> KeepsLatest | None:
+        """The store of the newest values; None when none runs, or the sampler is silent and what it holds is old."""
+        if self._sampler_fault() is not None:
+            return None
+        return next((r.sink for r in self._running() if isinstance(r.sink, KeepsLatest)), None)
 
     def events(self) -> EventStore | None:
         """What keeps the last events; None when no sink that does runs."""

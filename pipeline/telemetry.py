@@ -52,16 +52,30 @@ def counters_of(plugin: object) -> dict[str, int]:
     return {k: v for k, v in said.items() if type(k) is str and _KEY.fullmatch(k) and type(v) is int}
 
 
-def render(families: Iterable[Family]) -> str:
-    """The page. Families without a value are left out; label values are escaped."""
+def header(name: str, kind: str, help: str, is_openmetrics: bool = False) -> str:
+    """The two lines above a family's samples, without a line end.
+
+    OpenMetrics names a counter without the `_total` that its samples bear, and knows none whose samples lack it: such a one is
+    `unknown` there, so that samples have the same names in both formats.
+    """
+    text = help.replace("\\", "\\\\").replace("\n", "\\n")
+    if is_openmetrics:
+        text = text.replace('"', '\\"')
+        if kind == "counter" and name.endswith("_total"):
+            name = name.removesuffix("_total")
+        elif kind == "counter":
+            kind = "unknown"
+    return f"# HELP {name} {text}\n# TYPE {name} {kind}"
+
+
+def render(families: Iterable[Family], is_openmetrics: bool = False) -> str:
+    """The page, without the end that OpenMetrics wants. Families without a value are left out; label values are escaped."""
     lines: list[str] = []
     for family in families:
         rows = [point for point in family.samples if point.value is not None]
         if not rows:
             continue
-        text = family.help.replace("\\", "\\\\").replace("\n", "\\n")
-        lines.append(f"# HELP {family.name} {text}")
-        lines.append(f"# TYPE {family.name} {family.kind}")
+        lines.append(header(family.name, family.kind, family.help, is_openmetrics))
         for labels, value in rows:
             pairs = ",".join(f'{k}="{v.translate(_ESCAPES)}"' for k, v in labels.items())
             lines.append(f"{family.name}{{{pairs}}} {value!r}" if pairs else f"{family.name} {value!r}")

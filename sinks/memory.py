@@ -6,12 +6,13 @@ as the age bound.
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
 
 from tidegauge.pipeline.event_store import EventLimits, EventStore
+from tidegauge.pipeline.latest import Latest, merged
 from tidegauge.pipeline.plugin import Point
 from tidegauge.pipeline.records import Batch, Container, End, Event, Metric, Record, Sample, Schema, TableRows, Value
 
@@ -46,7 +47,7 @@ class _Series:
 
 
 class MemorySink:
-    """A sink, a HistoryReader and a keeper of events. `write` on the runner's thread, the reading methods on any."""
+    """A sink, a HistoryReader, a keeper of newest values and of events. `write` on the runner's thread, what reads on any."""
 
     Config = MemoryConfig
     takes: tuple[type, ...] = (Batch, Container, Event, End)
@@ -66,6 +67,9 @@ class MemorySink:
         self._bytes = 0
         self._newest_row = -1
         self._newest_ms = 0
+        self._latest: dict[int, Latest] = {}
+        self.generation = 0
+        """Moves whenever something was written."""
 
     def open(self) -> None: ...
 
@@ -81,6 +85,9 @@ class MemorySink:
                 if isinstance(record, Event):
                     self.events.add(record, None if record.container is None else self._container(record.container))
                 elif isinstance(record, Container):
+                    known = self._live.get(record.number)
+                    if known is not None and not _is_one(known, record):
+                        self._latest.pop(record.number, None)
                     self._live[record.number] = record
                     self._ended.pop(record.number, None)
                     series = self._series.get(record.number)
@@ -90,10 +97,12 @@ class MemorySink:
                         del self._series[record.number]
                 elif isinstance(record, End):
                     self._live.pop(record.container, None)
+                    self._latest.pop(record.container, None)
                     self._ended[record.container] = None
                     if len(self._ended) > _ENDED_LIMIT:
                         del self._ended[next(iter(self._ended))]
             self._let_go()
+            self.generation += 1
 
     def close(self) -> None:
         self.events.close()
@@ -106,8 +115,14 @@ class MemorySink:
     def live_containers(self) -> Sequence[Container]:
         """Containers that have not ended, with their newest metadata, ordered by path."""
         with self._lock:
-            newest = {c.instance: c for _, c in sorted(self._live.items())}
-        return sorted(newest.values(), key=lambda c: c.path)
+            newest = self._living()
+        return sorted(newest, key=lambda c: c.path)
+
+    def latest(self) -> Sequence[tuple[Container, Latest | None]]:
+        """Containers that have not ended with the newest known value of each metric, ordered by path. None: no sample yet."""
+        with self._lock:
+            found = [(c, self._latest.get(c.number)) for c in self._living()]
+        return sorted(found, key=lambda pair: pair[0].path)
 
     def points(self, instance: str, start_ms: int | None, end_ms: int | None, limit: int | None) -> Sequence[Point]:
         """The newest `limit` points within [start, end] of an instance, oldest first, all epochs in log order."""
@@ -124,6 +139,10 @@ class MemorySink:
             found = found[len(found) - limit :] if 0 < limit < len(found) else found[: max(limit, 0)]
         return [_point(sample, schemas[sample.schema]) for sample in found]
 
+    def _living(self) -> Iterable[Container]:
+        """Of several epochs of an instance the newest."""
+        return {c.instance: c for _, c in sorted(self._live.items())}.values()
+
     def _container(self, number: int) -> Container | None:
         series = self._series.get(number)
         return self._live.get(number) or (None if series is None else series.container)
@@ -132,7 +151,7 @@ class MemorySink:
         if not batch.samples:
             return
         self._schemas.update(batch.schemas)
-        all_series, ended = self._series, self._ended
+        all_series, ended, live, latest = self._series, self._ended, self._live, self._latest
         is_repeat = batch.rows[0] <= self._newest_row
         cost = 0
         for sample in batch.samples:
@@ -142,6 +161,7 @@ class MemorySink:
                 if is_repeat:
                     continue
                 series = None  # The number was given out anew.
+                latest.pop(number, None)
             if series is None:
                 series = all_series[number] = _Series(batch.containers[number])
                 if number not in ended and number not in self._live:
@@ -151,6 +171,10 @@ class MemorySink:
                 samples.append(sample)
             else:
                 _insert(samples, sample)
+            if number in live:
+                before = latest.get(number)
+                if before is None or sample.ts_ms > before.ts_ms:
+                    latest[number] = merged(before, sample, batch.schemas[sample.schema])
             values = sample.values
             cost += _SAMPLE_BYTES + (_SLOT_BYTES + _NUMBER_BYTES) * len(values) - _NUMBER_BYTES * values.count(None)
             for rows in sample.tables:
