@@ -51,11 +51,8 @@ def read_beneath(root: int, file: str) -> bytes:
         raise Unreadable("its path is none")
     found = _open_in_root(root, file)
     try:
-        said = os.fstat(found)
-        if not stat.S_ISREG(said.st_mode):
+        if not stat.S_ISREG(os.fstat(found).st_mode):
             raise Unreadable("it is no regular file")
-        if said.st_size > MAX_BYTES:
-            raise Unreadable(f"it is longer than {MAX_BYTES} bytes")
         fd = _open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             content = b""

@@ -213,6 +213,24 @@ def test_all_endpoints_of_a_container_come_together(bench: Bench) -> None:
     assert {r[0]: r[1] for r in rows} == {"a": 3.0, "b": 2.0}
 
 
+def test_what_an_endpoint_said_before_it_failed_is_not_told_again(bench: Bench) -> None:
+    bench.said["i2"] = msgspec.structs.replace(
+        SAID, labels={PREFIX + "prometheus": "/p.json", PREFIX + "prometheus2": "/q.json"}
+    )
+    bench.files["/q.json"] = CONFIG
+    answers: Any = iter([Answer((("a", 0, 1.0),)), Answer((("b", 0, 2.0),)), Refused("gone"), Answer((("b", 0, 3.0),))])
+
+    def ask(request: Request) -> Answer:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    bench.ask = ask  # type: ignore[method-assign]
+    assert {row[0] for row in bench.rows() or ()} == {"a", "b"}
+    assert {row[0] for row in bench.rows(after_s=10) or ()} == {"b"}
+
+
 def test_a_container_that_is_gone_is_forgotten(bench: Bench) -> None:
     bench.answer = Refused("never")
     bench.rows()

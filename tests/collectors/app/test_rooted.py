@@ -155,6 +155,18 @@ def test_through_the_root_of_a_process_in_the_container(root: Path) -> None:
             process.kill()
 
 
+def test_a_cgroup_below_is_the_container_s_and_one_of_like_name_is_not(root: Path, tmp_path: Path) -> None:
+    process = tmp_path / "7"
+    process.mkdir()
+    (process / "cgroup").write_text("4:memory:/other\n0::/docker/abcd/init:1\n")
+    (process / "root").symlink_to(root)
+    for cgroup in ("/docker/abcd", "/docker/abcd/init:1", "/other"):
+        assert read(str(tmp_path), 7, cgroup, "/etc/config.json") == b"{}"
+    for cgroup in ("/docker/abc", "/docker/abcd/init", "/docker/abcd/init:1/x", "/"):
+        with pytest.raises(Unreadable, match="not in the container"):
+            read(str(tmp_path), 7, cgroup, "/etc/config.json")
+
+
 def test_a_process_of_another_cgroup_shows_no_root() -> None:
     with pytest.raises(Unreadable, match="not in the container"):
         read("/proc", os.getpid(), own_cgroup().rstrip("/") + "/x", "/etc/passwd")
