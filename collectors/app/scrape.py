@@ -218,9 +218,12 @@ def drop_rights() -> None:
             uid, gid = entry.pw_uid, entry.pw_gid
         except KeyError:
             uid = gid = 65534
-        os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        try:
+            os.setgroups([])
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+        except PermissionError:
+            pass  # root without CAP_SETUID, as in a container that lost its capabilities: it stays what it is
     ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 

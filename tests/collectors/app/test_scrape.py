@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.support import need
 
 from tidegauge.collectors.app.announced import Refused
 from tidegauge.collectors.app.exposition import Column
-from tidegauge.collectors.app.scrape import Answer, Metric, Request, Target
+from tidegauge.collectors.app.scrape import LENGTH, Answer, Metric, Request, Target
 from tidegauge.collectors.app.workers import Scraper
 from tidegauge.pipeline.series import split_series
 
@@ -309,6 +310,18 @@ def test_the_process_has_no_rights(scraper: Scraper, endpoint: Endpoint) -> None
     assert status["Groups"].split() == []
     assert {status[key] for key in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {"0" * 16}
     assert status["NoNewPrivs"] == "1"
+
+
+@pytest.mark.integration
+def test_root_that_may_not_become_another_scrapes_as_it_is(endpoint: Endpoint) -> None:
+    need(os.geteuid() == 0, "only root has rights to lose")
+    need(shutil.which("setpriv"), "setpriv (util-linux) is not installed")
+    endpoint.says = http(b"a 1\n")
+    payload = msgspec.msgpack.encode(request(endpoint.port))
+    command = ["setpriv", "--bounding-set=-setuid,-setgid", sys.executable, "-m", "tidegauge.collectors.app.scrape"]
+    done = subprocess.run(command, input=LENGTH.pack(len(payload)) + payload, capture_output=True, timeout=60, check=True)
+    answer = msgspec.msgpack.decode(done.stdout[LENGTH.size :], type=Answer)
+    assert answer.series == (("a", Column.GAUGE, 1.0),)
 
 
 def test_a_process_that_dies_is_replaced(scraper: Scraper, endpoint: Endpoint) -> None:
