@@ -133,7 +133,7 @@ def test_limits_that_are_none_are_shown_as_cadvisor_shows_them() -> None:
         ]
     )
     assert page.values("container_spec_memory_limit_bytes") == [8 << 30, 0]
-    assert page.values("container_spec_memory_swap_limit_bytes") == [0, 0]
+    assert page.values("container_spec_memory_swap_limit_bytes") == [1 << 30, 0]
     assert page.values("container_threads_max") == [0, 7]
     assert page.values("container_ulimits_soft", ulimit="max_open_files") == [-1, 1024]
 
