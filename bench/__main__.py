@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.report import Section, machine, markdown
 
-BENCHES = ("collect", "program", "parts", "encode", "sql", "journal", "fanout", "churn")
+BENCHES = ("collect", "program", "parts", "encode", "sql", "journal", "fanout", "exposition", "churn")
 PAGE = Path(__file__).parent.parent / "docs/performance.md"
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
 

@@ -11,7 +11,7 @@ Prometheus takes as absent.
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import isfinite, isnan
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tidegauge.api.exposition import facts
 from tidegauge.api.exposition.families import FAMILIES, Rows, Scalar
@@ -26,6 +26,8 @@ from tidegauge.pipeline.telemetry import header
 _PER = {"ns": 1e9}
 _UNITS = {m.name: m.unit for m in METRICS}
 _APP = "app"
+_END = "} "
+"""What ends the labels."""
 _STRENGTH = {
     table: place
     for place, table in enumerate(dict.fromkeys(s.table for f in FAMILIES for s in f.sources if isinstance(s, Rows)))
@@ -188,10 +190,11 @@ class Renderer:
     ) -> None:
         """The lines of containers with one schema."""
         texts = [entry.text for entry, _ in group]
-        stamps = [self._stamp(latest.ts_ms, is_openmetrics) for _, latest in group]
-        columns = list(zip(*(latest.values for _, latest in group), strict=True))
+        stamps = [self._stamp(latest.ts_ms, is_openmetrics) for _, latest in group] if self._has_timestamps else None
+        columns: list[Sequence[Value]] = list(zip(*(latest.values for _, latest in group), strict=True))
+        starts = {tail: [text + tail for text in texts] for tail in {column.tail for column in plan.columns} | {_END}}
         for family, place, tail, per, source in plan.columns:
-            column: Iterable[Value] = columns[place]
+            column = columns[place]
             if source.when == "quota":
                 column = [v if entry.has_quota else None for v, (entry, _) in zip(column, group, strict=True)]
             elif source.when == "no percpu":
@@ -201,32 +204,20 @@ class Renderer:
                     column = [None if t and t[plan.percpu] else v for v, t in zip(column, tables, strict=True)]
             if source.unlimited is not None:
                 column = [source.unlimited if v == UNLIMITED else v for v in column]
-            head = family + "{"
-            if per is None:
-                found = [
-                    f"{head}{text}{tail}{v}{stamp}"
-                    for text, v, stamp in zip(texts, column, stamps, strict=True)
-                    if v is not None
-                ]
-            else:
-                found = [
-                    f"{head}{text}{tail}{v / per}{stamp}"
-                    for text, v, stamp in zip(texts, column, stamps, strict=True)
-                    if v is not None
-                ]
-            lines[family] += found
-        seen: set[str] | None = set() if plan.is_doubled else None
-        for place, cells in plan.tables:
-            for (entry, latest), stamp in zip(group, stamps, strict=True):
-                if latest.tables and (rows := latest.tables[place]):
-                    self._add_rows(cells, rows, entry.text, stamp, lines, seen)
+            lines[family] += _lines(family, starts[tail], column, per, stamps)
         for family, place, metric in plan.own:
             own_kinds.setdefault(family, (metric.kind, metric.help))
-            lines[family] += [
-                f"{family}{{{text}}} {_float(v)}{stamp}"
-                for text, v, stamp in zip(texts, columns[place], stamps, strict=True)
-                if v is not None
+            shown = [v if v is None else _float(v) for v in columns[place]]
+            lines[family] += _lines(family, starts[_END], shown, None, stamps)
+        seen: set[str] | None = set() if plan.is_doubled else None
+        for place, cells in plan.tables:
+            found = [
+                (text, row, "" if stamps is None else stamps[i])
+                for i, (text, (_, latest)) in enumerate(zip(texts, group, strict=True))
+                if latest.tables
+                for row in latest.tables[place] or ()
             ]
+            self._add_rows(cells, found, stamps is not None, lines, seen)
         if plan.app is not None:
             for entry, latest in group:
                 if latest.tables and (rows := latest.tables[plan.app]):
@@ -235,37 +226,47 @@ class Renderer:
     def _add_rows(
         self,
         cells: Sequence[_Cell],
-        rows: Sequence[TableRow],
-        text: str,
-        stamp: str,
+        found: Sequence[tuple[str, TableRow, str]],
+        has_stamps: bool,
         lines: defaultdict[str, list[str]],
         seen: set[str] | None,
     ) -> None:
-        """`seen`: starts of lines that were made already, where two tables may have equal ones."""
-        tails = self._tails
-        for row in rows:
-            name = str(row[0])
-            for family, place, plus, per, source, shown_as in cells:
-                v = row[place]
-                if v is None or (source.protocol and source.protocol != name) or (source.skips_zero and v == 0):
-                    continue
-                if plus:
-                    if (more := row[plus]) is None:
-                        continue
-                    v += more  # type: ignore[operator]
-                key = (shown_as, name)
-                tail = tails.get(key)
-                if tail is None:
-                    if len(tails) > _CACHED_SERIES:
-                        tails.clear()
-                    shown = ",".join(filter(None, (self._labellers[source.label](name), source.labels)))
-                    tail = tails[key] = f",{shown}}} "
-                start = f"{family}{{{text}{tail}"
-                if seen is not None:
-                    if start in seen:
-                        continue
-                    seen.add(start)
-                lines[family].append(f"{start}{v if per is None else v / per}{stamp}")  # type: ignore[operator]
+        """`found`: rows of one table, each with the labels of its container and its time.
+
+        `seen`: starts of lines that were made already, where two tables may have equal ones.
+        """
+        if not found:
+            return
+        columns: list[Sequence[Any]] = list(zip(*(row for _, row, _ in found), strict=True))
+        stamps = [stamp for _, _, stamp in found] if has_stamps else None
+        starts: dict[str, list[str]] = {}
+        for family, place, plus, per, source, shown_as in cells:
+            if shown_as not in starts:
+                tails = [self._tail(source, shown_as, str(name)) for name in columns[0]]
+                starts[shown_as] = [text + tail for (text, _, _), tail in zip(found, tails, strict=True)]
+            column = columns[place]
+            if source.protocol:
+                column = [v if name == source.protocol else None for v, name in zip(column, columns[0], strict=True)]
+            if source.skips_zero:
+                column = [v or None for v in column]
+            if plus:
+                pairs = zip(column, columns[plus], strict=True)
+                column = [None if v is None or more is None else v + more for v, more in pairs]
+            if seen is not None:
+                keys = [family + start for start in starts[shown_as]]
+                column = [None if key in seen else v for v, key in zip(column, keys, strict=True)]
+                seen.update(key for key, v in zip(keys, column, strict=True) if v is not None)
+            lines[family] += _lines(family, starts[shown_as], column, per, stamps)
+
+    def _tail(self, source: Rows, shown_as: str, name: str) -> str:
+        """What stands between a container's labels and the value of a row of this instance."""
+        tail = self._tails.get((shown_as, name))
+        if tail is None:
+            if len(self._tails) > _CACHED_SERIES:
+                self._tails.clear()
+            labels = ",".join(filter(None, (self._labellers[source.label](name), source.labels)))
+            tail = self._tails[shown_as, name] = f",{labels}{_END}"
+        return tail
 
     def _add_app(
         self,
@@ -289,9 +290,19 @@ class Renderer:
             lines[family].append(f"{family}{{{text}{tail}{_float(v)}")
 
     def _stamp(self, ts_ms: int, is_openmetrics: bool) -> str:
-        if not self._has_timestamps:
-            return ""
         return f" {ts_ms / 1000:.3f}" if is_openmetrics else f" {ts_ms}"
+
+
+def _lines(
+    family: str, starts: Sequence[str], column: Sequence[Value | str], per: float | None, stamps: Sequence[str] | None
+) -> list[str]:
+    """A line for each value that is there: the family, the container's labels, the value, its time where it is wanted."""
+    head = family + "{"
+    if per is not None:
+        column = [v if v is None else v / per for v in column]  # type: ignore[operator]
+    if stamps is None:
+        return [f"{head}{start}{v}" for start, v in zip(starts, column, strict=True) if v is not None]
+    return [f"{head}{start}{v}{stamp}" for start, v, stamp in zip(starts, column, stamps, strict=True) if v is not None]
 
 
 def _by_schema(here: Iterable[tuple[Container, Latest | None]]) -> dict[int, tuple[Schema, list[tuple[Container, Latest]]]]:
@@ -312,7 +323,7 @@ def _plan(schema: Schema) -> _Plan:
             per = _PER.get(_UNITS[source.metric])
             if isinstance(source, Scalar):
                 if source.metric in places:
-                    tail = f",{source.labels}}} " if source.labels else "} "
+                    tail = f",{source.labels}{_END}" if source.labels else _END
                     columns.append(_Column(family.name, places[source.metric], tail, per, source))
             elif source.table in tables:
                 at = tables[source.table][1]
@@ -350,7 +361,7 @@ def _app_series(series: str) -> tuple[str, str] | None:
         return None
     labels = {f"app_{key}": value for key, value in labels.items()}
     shown = joined(labels, labels)
-    return name, f",{shown}}} " if shown else "} "
+    return name, f",{shown}{_END}" if shown else _END
 
 
 def _float(value: object) -> str:
