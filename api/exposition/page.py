@@ -38,6 +38,8 @@ _KINDS = {f.name: (f.kind, f.help) for f in FAMILIES}
 _KINDS |= {f.name: ("gauge", f.help) for f in (*facts.CONTAINER_FACTS, facts.LAST_SEEN, *facts.MACHINE_FACTS)}
 NAMES = tuple(_KINDS)
 """Every family that the page may have besides our own counters and what applications and plug-ins name."""
+OURS = ("cadvisor_", "container_", "machine_", "tidegauge_")
+"""How no metric of an application or plug-in may begin: it could be taken for one of these, or break their families."""
 
 
 class _Column(NamedTuple):
@@ -118,7 +120,7 @@ class Renderer:
         self, known: Sequence[tuple[Container, Latest | None]] | None, now_s: float, *, is_openmetrics: bool = False
     ) -> str:
         """The families of machine, containers and applications, without an end. None: nothing is known of containers."""
-        here = [(c, latest) for c, latest in known or () if not c.remote]
+        here = _of_this_host(known or ())
         machine = next((c.machine for c, _ in here if c.is_host), None)
         if machine is not self._machine:
             self._machine = machine
@@ -142,7 +144,9 @@ class Renderer:
         parts: list[str] = []
         for name, (kind, help) in (_KINDS | own_kinds).items():
             if found := lines.get(name):
-                parts.append(header(name, kind, help, is_openmetrics))
+                # a counter's family has another name in OpenMetrics: nobody's may be that of somebody else's
+                said = "unknown" if is_openmetrics and kind == "counter" and name in own_kinds else kind
+                parts.append(header(name, said, help, is_openmetrics))
                 parts += found
         return "\n".join(parts) + "\n"
 
@@ -305,6 +309,16 @@ def _lines(
     return [f"{head}{start}{v}{stamp}" for start, v, stamp in zip(starts, column, stamps, strict=True) if v is not None]
 
 
+def _of_this_host(known: Iterable[tuple[Container, Latest | None]]) -> list[tuple[Container, Latest | None]]:
+    """Containers of this host; of two at one path, one of which is about to be told as ended, the newer."""
+    newest: dict[str, tuple[Container, Latest | None]] = {}
+    for pair in known:
+        container = pair[0]
+        if not container.remote and ((other := newest.get(container.path)) is None or other[0].number < container.number):
+            newest[container.path] = pair
+    return list(newest.values())
+
+
 def _by_schema(here: Iterable[tuple[Container, Latest | None]]) -> dict[int, tuple[Schema, list[tuple[Container, Latest]]]]:
     out: dict[int, tuple[Schema, list[tuple[Container, Latest]]]] = {}
     for container, latest in here:
@@ -348,7 +362,7 @@ def _plan(schema: Schema) -> _Plan:
 
 def _is_free(name: str) -> bool:
     """Whether a name of somebody else's may be a family of the page."""
-    return name not in _KINDS and not name.startswith("tidegauge_")
+    return not name.startswith(OURS)
 
 
 def _app_series(series: str) -> tuple[str, str] | None:

@@ -114,6 +114,12 @@ def test_both_formats_are_whole_and_end_with_our_own_counters(client: TestClient
     assert openmetrics.kinds["tidegauge_own"] == "counter"
 
 
+def test_head_tells_the_size_alone(client: TestClient) -> None:
+    head = client.head("/metrics", headers={"Accept-Encoding": "identity"})
+    assert head.status_code == 200
+    assert int(head.headers["content-length"]) > 1000
+
+
 def test_the_compressed_page_is_the_page(client: TestClient) -> None:
     plain = ask(client).content
     with client.stream("GET", "/metrics", headers={"Accept": "", "Accept-Encoding": "gzip"}) as answer:

@@ -34,6 +34,19 @@ def test_of_keys_with_one_name_the_one_that_needed_no_change_keeps_it() -> None:
     assert label_names("container_label_", ["a.b", "a-b"])["a-b"] == "container_label_a_b"
 
 
+def test_keys_of_a_recorded_engine_have_the_names_that_cadvisor_gave_them() -> None:
+    names = label_names(
+        "container_label_", ["com.example.role", "com.example.team", "org.example.src", "io.example/path", "weird-key.1"]
+    )
+    assert sorted(names.values()) == [
+        "container_label_com_example_role",
+        "container_label_com_example_team",
+        "container_label_io_example_path",
+        "container_label_org_example_src",
+        "container_label_weird_key_1",
+    ]
+
+
 def test_the_labels_that_everybody_asks_for_come_first() -> None:
     container = make_container(
         path="/docker/x", labels={"z": "1", "a": "2"}, environment={"e": "3"}, pod="p", pod_namespace="n", image=None

@@ -159,6 +159,11 @@ def test_what_changed_in_a_record_is_on_the_next_page() -> None:
     assert parsed(renderer.render([], 0.0)).values("container_memory_rss") == []
 
 
+def test_of_two_containers_at_one_path_the_newer_is_shown() -> None:
+    page = rendered([(make_container(n, "/a", name=f"n{n}", instance=f"{n:016x}"), None) for n in (3, 4, 2)])
+    assert [dict(s.labels)["name"] for s in page.series if s.name == "container_last_seen"] == ["n4"]
+
+
 def test_containers_of_other_hosts_are_left_out() -> None:
     page = rendered([(make_container(1, "/"), None), (make_container(2, "/", remote="there", host="b"), None)])
     assert len(page.values("container_last_seen")) == 1
@@ -226,9 +231,13 @@ def test_applications_series_have_their_own_names_and_cannot_be_taken_for_ours()
         (series_text("latency_bucket", {"le": "+Inf"}), None, None, float("inf"), *empty[3:]),
         (series_text("container_memory_rss", {}), 666.0, *empty[1:]),
         (series_text("tidegauge_samples_total", {}), 666.0, *empty[1:]),
+        (series_text("container_cpu_user_seconds", {}), 666.0, *empty[1:]),
+        (series_text("jobs", {}), 4.0, *empty[1:]),
+        (series_text("jobs_created", {}), 4.0, *empty[1:]),
+        (series_text("jobs_total", {"le": "1"}), 4.0, *empty[1:]),
         ("not a series{", 666.0, *empty[1:]),
     )
-    here = [known(make_container(1), {"app": rows}, memory_rss_bytes=1)]
+    here = [known(make_container(1), {"app": rows}, memory_rss_bytes=1, cpu_user_ns=2)]
     page = rendered(here)
     assert page.values("hits", app_path="/a", app_id="7", name="web-1") == [5]
     assert page.kinds["hits"] == "gauge"
@@ -250,6 +259,9 @@ def test_a_plug_ins_metrics_have_their_own_names() -> None:
     assert page.value("queue_depth", name="web-1") == 2.5
     assert page.value("jobs_done") == 3
     assert page.kinds["jobs_done"] == "counter"
+    text = Renderer(()).render([(container, Latest(START_MS, schema, (1, 2.5, 3), ()))], 0.0, is_openmetrics=True)
+    openmetrics = parsed(text + "# EOF\n", is_openmetrics=True)
+    assert (openmetrics.value("jobs_done"), openmetrics.kinds["jobs_done"]) == (3, "unknown")
 
 
 def test_a_sample_that_holds_everything_makes_no_line_twice_and_is_not_changed() -> None:

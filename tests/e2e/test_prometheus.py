@@ -158,6 +158,10 @@ def test_a_real_prometheus_has_the_series_with_right_values_and_drops_those_of_a
             now = eventually(lambda: [v for s in ask(query) if (v := float(s["value"][1])) >= before], 90, query)[0]  # noqa: B023
             assert before <= now <= used_s(folder) + 1e-6  # a sum of floats
         assert value('count(tidegauge_sink_written_rows_total{sink="memory"})') == 1
+        request = urllib.request.Request(f"http://127.0.0.1:{ours}/metrics", headers={"Accept": "application/openmetrics-text"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            page = parsed(answer.read().decode(), is_openmetrics=True)
+        assert page.values("tidegauge_build_info") == [1]
         # the name of the family without `_total`: Prometheus took OpenMetrics
         family = urllib.parse.urlencode({"metric": name.removesuffix("_total")})
         with urllib.request.urlopen(f"http://127.0.0.1:{theirs}/api/v1/targets/metadata?{family}", timeout=10) as answer:
