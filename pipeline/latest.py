@@ -62,3 +62,12 @@ class KeepsLatest(Protocol):
     def latest(self) -> Sequence[tuple[Container, Latest | None]]:
         """Containers that have not ended, ordered by path, of this host and of others; None: no sample yet."""
         ...
+
+
+@runtime_checkable
+class KeepsSamples(KeepsLatest, Protocol):
+    """A store that also has the last samples as they were written. Safe from any thread."""
+
+    def samples(self, instance: str) -> Sequence[tuple[Sample, Schema]]:
+        """All that are held of an instance, oldest first, all epochs in log order."""
+        ...

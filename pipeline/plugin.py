@@ -381,6 +381,28 @@ class Point(NamedTuple):
 
 
 @runtime_checkable
+class ColumnReader(Protocol):
+    """A store that can be asked for a few metrics over a long time. Safe from any thread."""
+
+    def first_ms(self, instance: str) -> int | None:
+        """When the first sample ever stored of it was taken; None if there is none."""
+        ...
+
+    def columns(self, instance: str, metrics: Sequence[str], start_ms: int, end_ms: int) -> Sequence[tuple[Value, ...]]:
+        """(epoch, ts_ms, value of each metric) within [start, end], by epoch and time. Metrics of the table `sample` alone."""
+        ...
+
+
+@runtime_checkable
+class KeepsHistory(Protocol):
+    """A sink whose store can be asked for what it has stored."""
+
+    def history(self) -> "HistoryReader":
+        """Always the same; made at the first call, without I/O. Any thread."""
+        ...
+
+
+@runtime_checkable
 class HistoryReader(Protocol):
     """A store that can be asked. Safe from any thread."""
 

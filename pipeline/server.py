@@ -16,10 +16,10 @@ from tidegauge.pipeline import self_metrics
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.errors import ConfigError
 from tidegauge.pipeline.event_store import EventStore, KeepsEvents
-from tidegauge.pipeline.latest import KeepsLatest
+from tidegauge.pipeline.latest import KeepsLatest, KeepsSamples
 from tidegauge.pipeline.log_end import LogEnd
 from tidegauge.pipeline.messages import Answer, Channel, LogMoved, Message, Needed, SamplerCounters
-from tidegauge.pipeline.plugin import HistoryReader
+from tidegauge.pipeline.plugin import HistoryReader, KeepsHistory
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.requests import Asker
 from tidegauge.pipeline.sink_runner import SinkRunner
@@ -187,6 +187,14 @@ class Server:
         if self._sampler_fault() is not None:
             return None
         return next((r.sink for r in self._running() if isinstance(r.sink, KeepsLatest)), None)
+
+    def samples(self) -> KeepsSamples | None:
+        """The store of the last samples, however old they are; None when none runs."""
+        return next((r.sink for r in self._running() if isinstance(r.sink, KeepsSamples)), None)
+
+    def history(self) -> HistoryReader | None:
+        """The store of older samples; None when none runs."""
+        return next((r.sink.history() for r in self._running() if isinstance(r.sink, KeepsHistory)), None)
 
     def events(self) -> EventStore | None:
         """What keeps the last events; None when no sink that does runs."""

@@ -124,6 +124,12 @@ class MemorySink:
             found = [(c, self._latest.get(c.number)) for c in self._living()]
         return sorted(found, key=lambda pair: pair[0].path)
 
+    def samples(self, instance: str) -> Sequence[tuple[Sample, Schema]]:
+        """All that are held of an instance, oldest first, all epochs in log order."""
+        with self._lock:
+            numbers = sorted(n for n, s in self._series.items() if s.container.instance == instance)
+            return [(s, self._schemas[s.schema]) for n in numbers for s in self._series[n].samples]
+
     def points(self, instance: str, start_ms: int | None, end_ms: int | None, limit: int | None) -> Sequence[Point]:
         """The newest `limit` points within [start, end] of an instance, oldest first, all epochs in log order."""
         with self._lock:

@@ -12,7 +12,7 @@ from tidegauge.pipeline.machine import Machine
 from tidegauge.pipeline.plugin import Point
 from tidegauge.pipeline.records import MAX_INT, Container, Spec, Value
 from tidegauge.sinks.sql.database import reading_engine
-from tidegauge.sinks.sql.tables import SPEC_COLUMNS, container_metadata
+from tidegauge.sinks.sql.tables import SPEC_COLUMNS, container_metadata, metadata
 
 _LIVE = f"""
 SELECT c.number, c.source, c.instance, c.epoch, c.boot_id, c.path, c.host, c.created_ms,
@@ -22,6 +22,7 @@ WHERE c.ended_ms IS NULL
   AND m.valid_from_ms = (SELECT max(valid_from_ms) FROM container_metadata WHERE container = c.id)
 ORDER BY c.path, c.source, c.instance, c.epoch
 """
+_SAMPLE_COLUMNS = frozenset(c.name for c in metadata.tables["sample"].columns)
 _EPOCHS = """
 SELECT id, first_ms, last_ms FROM container JOIN container_span ON container = id WHERE instance = ?
 ORDER BY epoch DESC, id DESC
@@ -51,6 +52,25 @@ class SqlHistory:
                 found = _points(conn, id_, *span, left if left < 0 else left - len(newest_first))
                 newest_first += reversed(found)
         return newest_first[::-1]
+
+    def first_ms(self, instance: str) -> int | None:
+        """When the first sample ever stored of it was taken; retention may have deleted it since. None if there is none."""
+        with self._engine.connect() as conn:
+            return min((row[1] for row in conn.exec_driver_sql(_EPOCHS, (instance,)).all()), default=None)
+
+    def columns(self, instance: str, metrics: Sequence[str], start_ms: int, end_ms: int) -> Sequence[tuple[Value, ...]]:
+        """(epoch, ts_ms, value of each metric) within [start, end], by epoch and time. ValueError: none of the table `sample`.
+
+        Rows lie in the order of time for all containers, so the cost follows the rows of all within the span.
+        """
+        if unknown := set(metrics) - _SAMPLE_COLUMNS:
+            raise ValueError(f"not in the table sample: {', '.join(sorted(unknown))}")
+        sql = (
+            f"SELECT epoch, ts_ms, {', '.join(metrics)} FROM container JOIN sample ON sample.container = container.id "
+            "WHERE instance = ? AND ts_ms BETWEEN ? AND ? ORDER BY epoch, ts_ms"
+        )
+        with self._engine.connect() as conn:
+            return [tuple(row) for row in conn.exec_driver_sql(sql, (instance, start_ms, end_ms))]
 
     def close(self) -> None:
         self._engine.dispose()

@@ -18,6 +18,7 @@ from tidegauge.pipeline.errors import PermanentError, RetryableError
 from tidegauge.pipeline.records import Batch, Container, End, Event, Gap, Record, Sample, Schema, Spec
 from tidegauge.sinks.sql import retention
 from tidegauge.sinks.sql.database import INSERT_IGNORE, file_of, sink_error, writing_engine
+from tidegauge.sinks.sql.history import SqlHistory
 from tidegauge.sinks.sql.rows import Insert, Plan
 from tidegauge.sinks.sql.tables import REVISION, SAMPLE_TABLES, SPEC_COLUMNS, WRITER_VERSION, container_metadata, metadata
 
@@ -80,12 +81,17 @@ class SqlSink:
         """Short while a call of `maintain` left work to do."""
         self._config = config
         self._engine = writing_engine(self.path, config.busy_timeout_s)
+        self._history = SqlHistory(self.path, config.busy_timeout_s)
         self._conn: sa.Connection | None = None
         self._columns: Mapping[str, Sequence[str]] = {}
         self._forget()
 
     def counters(self) -> Mapping[str, int]:
         return {"conflict_rows": self.conflict_rows}
+
+    def history(self) -> SqlHistory:
+        """What it has stored, over connections of its own that can only read. Any thread."""
+        return self._history
 
     def open(self) -> None:
         """Connects, makes the file if there is none and migrates it. RetryableError if that cannot be now."""
