@@ -2,6 +2,7 @@
 
 import re
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.api.exposition_rig import parsed
@@ -79,7 +80,8 @@ def test_an_escaped_value_is_printable_and_two_values_stay_two(value: str) -> No
     environment=st.dictionaries(ANY_TEXT, ANY_TEXT, max_size=2),
 )
 def test_no_name_or_label_breaks_the_page(path: str, name: str, labels: dict[str, str], environment: dict[str, str]) -> None:
-    container = make_container(path=f"/x/{path}", name=name, labels=labels, environment=environment, pod=name or None)
+    plain = make_container(name=name, labels=labels, environment=environment, pod=name or None)
+    container = msgspec.structs.replace(plain, path=f"/x/{path}")
     for is_openmetrics in (False, True):
         text = Renderer(()).render([(container, None)], 0.0, is_openmetrics=is_openmetrics)
         text.encode()
