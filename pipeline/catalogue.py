@@ -3,8 +3,8 @@
 SQL columns, Influx fields, exposition families, JSON places and the reference page take names, kinds and units from here.
 A plug-in brings metrics of its own as a fragment in the same form; these go to the `custom` table.
 
-Units of stored values: ns for durations, bytes, count, seconds (floats), ratio, number (a float in whatever unit). A limit that the kernel states as none is
-`records.UNLIMITED`. Compatible APIs convert at their edge.
+Units of stored values: ns for durations, bytes, count, seconds (floats), ratio, number (a float in whatever unit). A limit
+that the kernel states as none is `records.UNLIMITED`. Compatible APIs convert at their edge.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

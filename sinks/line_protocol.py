@@ -6,8 +6,8 @@ Layout: measurement `host` for the container `/`, `container` for every other, a
 `custom`, since `instance` is taken). Fields are the metrics' names; a value that is None has no field, a sample without
 values no line. Closing samples carry `is_closing=true`. Times are ms: the writer says precision=ms.
 
-An int is an integer field, but a float field for metrics in seconds, ratios and numbers; a float is a float field. A store fixes a
-field's type at its first value.
+An int is an integer field, but a float field for metrics in seconds, ratios and numbers; a float is a float field. A store
+fixes a field's type at its first value.
 
 What has no line is rejected with a reason and never sent, since VictoriaMetrics answers 204 to a malformed line and drops
 it: unknown container or schema, a value out of 64 bit or not finite, a time out of range, a series key over 65535 bytes.
