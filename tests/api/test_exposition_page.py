@@ -159,6 +159,15 @@ def test_what_changed_in_a_record_is_on_the_next_page() -> None:
     assert parsed(renderer.render([], 0.0)).values("container_memory_rss") == []
 
 
+def test_a_label_that_one_container_brings_is_on_the_series_of_all() -> None:
+    renderer = Renderer(())
+    old = known(make_container(1, spec=SPEC, labels={}), memory_rss_bytes=1)
+    for others, count in (([], 3), ([known(make_container(2, labels={"new": "1"}), memory_rss_bytes=2)], 4), ([], 3)):
+        page = parsed(renderer.render([old, *others], 0.0))
+        for name in ("container_memory_rss", "container_spec_cpu_shares", "container_last_seen"):
+            assert {len(s.labels) for s in page.series if s.name == name} == {count}
+
+
 def test_of_two_containers_at_one_path_the_newer_is_shown() -> None:
     page = rendered([(make_container(n, "/a", name=f"n{n}", instance=f"{n:016x}"), None) for n in (3, 4, 2)])
     assert [dict(s.labels)["name"] for s in page.series if s.name == "container_last_seen"] == ["n4"]

@@ -70,6 +70,8 @@ def test_the_memory_sink_tells_the_newest_values_of_those_that_live() -> None:
     assert [c.number for c, _ in sink.latest()] == [2, 3]
     sink.write([_batch(1, 8, ts_ms=START_MS + 11, cpu_usage_ns=9)])
     assert [c.number for c, _ in sink.latest()] == [2, 3]
+    sink.write([make_container(1, row=9)])
+    assert {c.number: latest for c, latest in sink.latest()}[1] is None
 
 
 def test_a_sample_that_comes_late_does_not_change_what_is_newest() -> None:
