@@ -8,6 +8,8 @@ from pathlib import Path
 WINDOW_NS = 10_000_000_000
 _MAX_EVERY = 64
 _RECOUNT_AFTER = 32
+_RESERVE = 1024
+"""Descriptors left to all else: walks, slow collectors, runtimes, the log; a quarter of all where there are few."""
 _FILES_A_READER = 32
 """About what the readers of one container keep open, rather too many."""
 
@@ -66,7 +68,7 @@ class DescriptorBudget:
 
     def __init__(self, limit: int | None = None, count: Callable[[], int] | None = None) -> None:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self.limit = soft * 3 // 4 if limit is None else limit
+        self.limit = max(soft * 3 // 4, soft - _RESERVE) if limit is None else limit
         self._count = _open_descriptors if count is None else count
         self._opened = 0
         self.probes = 0

@@ -1,9 +1,11 @@
 """What sampling itself may cost."""
 
 import os
+import resource
 import subprocess
 import sys
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,6 +99,14 @@ def test_descriptors_of_this_process_are_counted() -> None:
     assert budget.open == before + 7
     for fd in fds:
         os.close(fd)
+
+
+@pytest.mark.parametrize(("limit", "budget"), [(64, 48), (1024, 768), (4096, 3072), (20000, 18976), (1 << 20, 1047552)])
+def test_what_is_left_to_all_else_is_a_quarter_and_at_most_1024(
+    limit: int, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert DescriptorBudget().limit == budget
 
 
 def test_the_limit_of_open_files_is_raised_to_what_is_allowed() -> None:
