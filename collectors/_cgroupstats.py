@@ -24,6 +24,8 @@ _ERROR = struct.Struct("=i")
 _FAMILY = struct.Struct("=H")
 _FD = struct.Struct("=I")
 _STATS = struct.Struct("=5Q")
+_ANSWER_BYTES = 480
+"""Room for an answer with figures, which takes 64: so few that the allocator has them at hand."""
 
 
 class TaskStates(NamedTuple):
@@ -78,7 +80,7 @@ class CgroupStats:
 
     def states(self, directory: int) -> TaskStates:
         """Counts for the v1 cgroup directory that is open at this descriptor. OSError if the kernel refuses."""
-        answer = self._ask(self._family, _CGROUPSTATS_CMD_GET, _CGROUPSTATS_CMD_ATTR_FD, _FD.pack(directory))
+        answer = self._ask(self._family, _CGROUPSTATS_CMD_GET, _CGROUPSTATS_CMD_ATTR_FD, _FD.pack(directory), _ANSWER_BYTES)
         stats = attribute(answer, _CGROUPSTATS_TYPE_CGROUP_STATS)
         if len(stats) < _STATS.size:
             raise OSError(errno.EBADMSG, "an answer of netlink is too short")
@@ -87,11 +89,11 @@ class CgroupStats:
     def close(self) -> None:
         self._socket.close()
 
-    def _ask(self, kind: int, command: int, attribute: int, payload: bytes) -> bytes:
+    def _ask(self, kind: int, command: int, attribute: int, payload: bytes, most_bytes: int = 8192) -> bytes:
         self._sequence += 1
         self._socket.send(request(kind, self._sequence, command, attribute, payload))
         while True:  # what was left by a call that failed half-way is not ours
             # the kernel answers within send, so there is nothing to wait for
-            message = self._socket.recv(8192, socket.MSG_DONTWAIT)
+            message = self._socket.recv(most_bytes, socket.MSG_DONTWAIT)
             if len(message) >= _HEADER.size and _HEADER.unpack_from(message)[3] == self._sequence:
                 return message

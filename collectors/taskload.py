@@ -26,6 +26,10 @@ Counter = Callable[[], TaskStates]
 """Counts the tasks of one container by state."""
 
 
+def _nothing() -> None:
+    return None
+
+
 class TaskloadConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sys: Path = Path("/sys")
     proc: Path = Path("/proc")
@@ -58,10 +62,14 @@ class SmoothedLoad:
 class TaskloadReader:
     """The two loads, then the states if they are wanted; all None when they could not be counted."""
 
-    __slots__ = ("_clock", "_count", "_load", "_load_d", "_with_states")
+    __slots__ = ("_clock", "_count", "_load", "_load_d", "_with_states", "park")
 
-    def __init__(self, count: Counter, clock: Callable[[], float], with_states: bool) -> None:
+    def __init__(
+        self, count: Counter, clock: Callable[[], float], with_states: bool, park: Callable[[], None] = _nothing
+    ) -> None:
+        """`park` gives back the descriptor that `count` keeps."""
         self._count = count
+        self.park = park
         self._clock = clock
         self._with_states = with_states
         self._load = SmoothedLoad()
@@ -75,7 +83,8 @@ class TaskloadReader:
         load_d: Value = None if waiting is None else self._load_d.update(waiting, now_s)
         return (load, load_d, *states) if self._with_states else (load, load_d)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.park()
 
 
 class TaskloadCollector(Faulty):
@@ -99,7 +108,10 @@ class TaskloadCollector(Faulty):
     def reader(self, container: Container) -> TaskloadReader | None:
         """A reader; NoData, once, if the kernel does not tell this agent, None from then on."""
         count = self._counter(container)
-        return None if count is None else TaskloadReader(count, self._clock, self._config.task_states)
+        if count is None:
+            return None
+        park = count.close if isinstance(count, _CgroupTasks) else _nothing
+        return TaskloadReader(count, self._clock, self._config.task_states, park)
 
     def close(self) -> None:
         if self._netlink is not None:
@@ -116,8 +128,7 @@ class TaskloadCollector(Faulty):
         root = self._mounts.v1.get("cpu")
         if root is None or (netlink := self._connect()) is None:
             return None
-        where = directory(root, container.path)
-        return lambda: _count_cgroup(netlink, where, self._faults)
+        return _CgroupTasks(netlink, directory(root, container.path), self._faults)
 
     def _connect(self) -> CgroupStats | None:
         if self._netlink is None and not self._is_refused:
@@ -129,21 +140,48 @@ class TaskloadCollector(Faulty):
         return self._netlink
 
 
-def _count_cgroup(netlink: CgroupStats, where: str, faults: Faults) -> TaskStates:
-    try:
-        fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as exc:
-        if isinstance(exc, PermissionError):
-            faults.unreadable(where, exc)
-        return _UNKNOWN
-    try:
-        return netlink.states(fd)
-    except FileNotFoundError:
-        return _UNKNOWN
-    except OSError as exc:
-        raise CollectError(f"netlink taskstats: {exc.strerror or exc}") from exc
-    finally:
-        os.close(fd)
+class _CgroupTasks:
+    """Counts the tasks of one v1 cgroup. Its directory stays open while it has tasks, which saves a third of the cost.
+
+    One that was removed counts as empty, so an empty one is looked for by its name at each count.
+    """
+
+    __slots__ = ("_faults", "_fd", "_netlink", "_where")
+
+    def __init__(self, netlink: CgroupStats, where: str, faults: Faults) -> None:
+        self._netlink = netlink
+        self._where = where
+        self._faults = faults
+        self._fd = -1
+
+    def __call__(self) -> TaskStates:
+        if self._fd >= 0 and any(states := self._ask()):
+            return states
+        self.close()
+        try:
+            self._fd = os.open(self._where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as exc:
+            if isinstance(exc, PermissionError):
+                self._faults.unreadable(self._where, exc)
+            return _UNKNOWN
+        states = self._ask()
+        if not any(states):
+            self.close()
+        return states
+
+    def _ask(self) -> TaskStates:
+        try:
+            return self._netlink.states(self._fd)
+        except FileNotFoundError:
+            return _UNKNOWN
+        except OSError as exc:
+            self.close()
+            raise CollectError(f"netlink taskstats: {exc.strerror or exc}") from exc
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def _count_threads(where: str, proc: Path, max_tasks: int, faults: Faults) -> TaskStates:

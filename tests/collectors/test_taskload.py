@@ -271,6 +271,7 @@ def test_states_from_netlink_are_those_of_the_processes(busy_and_idle: tuple[str
         time.sleep(0.05)
     values = dict(zip(collector.metrics, reader.read(), strict=True))
     assert (values["tasks_stopped"], stopped) == (1, 1)
+    reader.close()
     collector.close()
     collector.close()
 
@@ -294,3 +295,41 @@ def test_a_failure_of_netlink_is_a_collect_error(busy_and_idle: tuple[str, Calla
     collector.close()
     with pytest.raises(CollectError, match="netlink"):
         reader.read()
+
+
+@pytest.mark.integration
+def test_the_directory_stays_open_while_it_has_tasks_and_one_made_anew_is_found(
+    busy_and_idle: tuple[str, Callable[[int, int], None]],
+) -> None:
+    path, fill = busy_and_idle
+    root = Path(find_mounts(Path("/sys"), Path("/proc")).v1["cpu"])
+    where = Path(f"{root}{path}")
+
+    def held() -> int:
+        links = [os.readlink(f) for f in Path("/proc/self/fd").iterdir() if os.path.lexists(f)]
+        return sum(link.removesuffix(" (deleted)").endswith(path) for link in links)
+
+    collector = collector_of(Path("/"), task_states=True)
+    reader = reader_of(collector, path)
+    assert sum(reader.read()[2:]) == held() == 0
+    fill(0, 1)
+    assert (sum(reader.read()[2:]), held()) == (1, 1)
+    reader.park()
+    assert held() == 0
+    assert (sum(reader.read()[2:]), sum(reader.read()[2:]), held()) == (1, 1, 1)
+    pid = (where / "cgroup.procs").read_text()
+    (root / "cgroup.procs").write_text(pid)
+    where.rmdir()
+    assert reader.read() == (None,) * 7
+    where.mkdir()
+    (where / "cgroup.procs").write_text(pid)
+    assert (sum(reader.read()[2:]), held()) == (1, 1)
+    (root / "cgroup.procs").write_text(pid)
+    where.rmdir()
+    where.mkdir()
+    (where / "cgroup.procs").write_text(pid)
+    assert (sum(reader.read()[2:]), held()) == (1, 1), "the one that is kept is gone, and looks empty"
+    reader.close()
+    reader.close()
+    assert held() == 0
+    collector.close()
