@@ -11,10 +11,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from tidegauge.api import processes
+from tidegauge.api import debug, processes, validate
+from tidegauge.api.auth import Credentials
 from tidegauge.api.events import EventPages
 from tidegauge.api.exposition.endpoint import Exposition
-from tidegauge.api.guard import Guard, is_local_socket
+from tidegauge.api.guard import UNTRUSTED, Guard, is_trusted
 from tidegauge.pipeline.config import HttpConfig
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.event_store import EventStore
@@ -58,8 +59,17 @@ class ServerView(Protocol):
         ...
 
 
-def build(view: ServerView, config: HttpConfig, host: str, groups: Collection[str] = DEFAULT_GROUPS) -> Guard:
-    """The ASGI application behind its guard. `groups` of metrics are those that are on."""
+def build(
+    view: ServerView,
+    config: HttpConfig,
+    host: str,
+    groups: Collection[str] = DEFAULT_GROUPS,
+    credentials: Credentials | None = None,
+) -> Guard:
+    """The ASGI application behind its guard. `groups` of metrics are those that are on.
+
+    The files of credentials are read here unless `credentials` are given; ConfigError if they cannot be.
+    """
     guards: list[Guard] = []
     exposition = Exposition(view, lambda: [_refused(guards[0])], groups, has_timestamps=config.metrics_timestamps)
 
@@ -76,8 +86,8 @@ def build(view: ServerView, config: HttpConfig, host: str, groups: Collection[st
         return _json(await run_in_threadpool(view.status))
 
     async def dead_letters(request: Request) -> Response:
-        if not is_local_socket(request.scope):
-            return PlainTextResponse("Dead letters: only over the Unix socket.\n", 403)
+        if not is_trusted(request.scope):
+            return PlainTextResponse(f"Dead letters: {UNTRUSTED}\n", 403)
         action = request.path_params["action"]
         if (action == "list") != (request.method in ("GET", "HEAD")):
             return PlainTextResponse("Method: expected GET for list, POST for replay and discard.\n", 405)
@@ -101,10 +111,12 @@ def build(view: ServerView, config: HttpConfig, host: str, groups: Collection[st
             Route("/api/v1/events", EventPages(view.events).answer),
             processes.route(view.ask, view.containers),
             Route("/api/v1/dead-letters/{sink}/{action:str}", dead_letters, methods=["GET", "POST"]),
+            *validate.routes(view),
+            *(debug.routes(view.ask) if config.debug else ()),
         ],
         exception_handlers={404: _not_found},
     )
-    guards.append(Guard(app, config, _names(host)))
+    guards.append(Guard(app, config, _names(host), credentials))
     return guards[0]
 
 

@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: Host and Origin, size, time, number at once.
+"""What every request passes before a route sees it: Host and Origin, size, number at once, credentials, time.
 
 A web page that a person visits can make the browser send requests to this listener. It cannot choose the Host header freely
 nor leave Origin out of a cross-site POST: a name that is not ours, or a foreign Origin, is refused (DNS rebinding).
@@ -14,8 +14,11 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tidegauge.api.auth import Authenticator, Credentials
 from tidegauge.pipeline.config import HttpConfig
 
+OPEN_PATHS = frozenset({"/healthz"})
+"""Answered without a credential where one is asked for everything else: load balancers and probes have none."""
 _SECURITY_HEADERS = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'"),
@@ -26,6 +29,12 @@ _MAX_TARGET_BYTES = 8 * 1024
 _MAX_HEADER_BYTES = 16 * 1024
 
 
+_REASONS = (
+    *("host", "origin", "method", "size", "busy", "timeout"),
+    *("unauthorized", "rate", "malformed", "connections", "tls"),
+)
+
+
 class BodyTooLarge(Exception):
     """The body grew beyond the limit while it was read."""
 
@@ -34,6 +43,12 @@ IS_LOCAL_SOCKET = "is_local_socket"
 """Key of the scope's state under which the server says whether a connection came over the Unix socket."""
 
 
+UNTRUSTED = "only over the Unix socket, or with a credential (http.auth_file and others)."
+"""What is answered where `is_trusted` says no."""
+HAS_CERTIFICATE = "has_certificate"
+"""Key under which the server says whether it verified a certificate of the client."""
+_IS_TRUSTED = "is_trusted"
+"""Key under which the guard says that it saw a credential."""
 TIME_LIMIT = "time_limit"
 """Key of the scope's state under which the guard puts the time limit of a request."""
 GO_ON = "go_on"
@@ -59,15 +74,19 @@ def is_local_socket(scope: Scope) -> bool:
     return bool(scope.get("state", {}).get(IS_LOCAL_SOCKET, False))
 
 
-def may_see_secrets(scope: Scope) -> bool:
-    """Whether the request may be answered with what can hold secrets: environments and processes of containers."""
-    return is_local_socket(scope)
+def is_trusted(scope: Scope) -> bool:
+    """True for who may see environment, processes and debug, and change dead letters: the Unix socket, or a credential.
+
+    False where no credential is asked for, loopback included: every user and container that shares it could come from there.
+    """
+    return is_local_socket(scope) or bool(scope.get("state", {}).get(_IS_TRUSTED, False))
 
 
 def host_name(header: str) -> str:
     """Name or address of a Host header, without port, brackets and case; empty if it is malformed."""
     try:
         parts = urlsplit(f"//{header}")
+        parts.port  # noqa: B018 - raises for what is no port
         if parts.path or parts.query or parts.fragment or parts.username is not None:
             return ""
         return (parts.hostname or "").rstrip(".")
@@ -97,12 +116,15 @@ def is_allowed_host(header: str, names: frozenset[str]) -> bool:
 class Guard:
     """ASGI middleware; the limits are those of `HttpConfig`."""
 
-    def __init__(self, app: ASGIApp, config: HttpConfig, names: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, config: HttpConfig, names: Iterable[str], credentials: Credentials | None = None) -> None:
+        """ConfigError if `credentials` are not given and their files cannot be read."""
         self._app = app
         self._config = config
+        self._authenticator = Authenticator(credentials or Credentials(config))
         self._names = frozenset(n.lower() for n in ("localhost", *config.allowed_hosts, *names))
         self._now = 0
-        self.refused = {"host": 0, "origin": 0, "method": 0, "size": 0, "busy": 0, "timeout": 0}
+        self.refused = dict.fromkeys(_REASONS, 0)
+        """Requests and connections by why they were refused. The server counts here too."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -118,6 +140,8 @@ class Guard:
         try:
             async with asyncio.timeout(self._config.request_timeout_s) as limit:
                 scope.setdefault("state", {})[TIME_LIMIT] = limit
+                if not await self._is_let_in(scope, receive, sender):
+                    return
                 await self._app(scope, _bounded(receive, self._config.max_body_bytes), sender)
         except TimeoutError:
             self.refused["timeout"] += 1
@@ -131,6 +155,22 @@ class Guard:
                 await PlainTextResponse(self._too_large() + "\n", 413)(scope, receive, sender)
         finally:
             self._now -= 1
+
+    async def _is_let_in(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """False: the request was answered, for it bears no credential or a wrong one."""
+        scope["state"][_IS_TRUSTED] = False
+        if is_local_socket(scope) or not self._authenticator.is_on or scope["path"] in OPEN_PATHS:
+            return True
+        has_certificate = bool(scope["state"].get(HAS_CERTIFICATE, False))
+        refusal = await self._authenticator.refusal(scope, has_certificate=has_certificate)
+        if refusal is None:
+            scope["state"][_IS_TRUSTED] = True
+            return True
+        self.refused[refusal.key] += 1
+        response = PlainTextResponse(refusal.text + "\n", refusal.status)
+        response.raw_headers.extend(refusal.headers)
+        await response(scope, receive, send)
+        return False
 
     def _refusal(self, scope: Scope) -> tuple[str, int, str] | None:
         headers = Headers(scope=scope)

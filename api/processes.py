@@ -1,6 +1,6 @@
-"""`/api/v1/processes`: the processes of a container, read by the sampler when it is asked for. On the Unix socket alone.
+"""`/api/v1/processes`: the processes of a container, read by the sampler when it is asked for.
 
-Command lines can hold secrets, and who may open the socket has been given its rights.
+Command lines can hold secrets: they are for the Unix socket, whose file has rights, and for who has a credential.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from tidegauge.api.guard import is_local_socket
+from tidegauge.api.guard import UNTRUSTED, is_trusted
 from tidegauge.pipeline.errors import Reason, RequestError
 from tidegauge.pipeline.records import Container
 
@@ -44,8 +44,8 @@ def route(ask: Ask, containers: Containers) -> Route:
         return listed
 
     async def processes(request: Request) -> Response:
-        if not is_local_socket(request.scope):
-            return PlainTextResponse("Processes: only over the Unix socket.\n", 403)
+        if not is_trusted(request.scope):
+            return PlainTextResponse(f"Processes: {UNTRUSTED}\n", 403)
         unknown = request.query_params.keys() - {"path", "recursive"}
         word = request.query_params.get("path", "")
         is_recursive = _BOOLEANS.get(request.query_params.get("recursive", "false"))

@@ -43,15 +43,14 @@ def _text(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str | None:
+    """Absolute: a daemon may change its folder. The empty text, cAdvisor's default, is none."""
+    return os.path.abspath(text) if text else None
+
+
 def _port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:
         raise ValueError("a port from 0 to 65535")
-    return int(text)
-
-
-def _limit(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= 10_000:
-        raise ValueError("a number from 1 to 10000")
     return int(text)
 
 
@@ -134,6 +133,11 @@ class Flag(NamedTuple):
 FLAGS: Mapping[str, Flag] = {
     "listen_ip": Flag(_text, ""),
     "port": Flag(_port, ""),
+    "http_auth_file": Flag(_file, "http.auth_file"),
+    "http_auth_realm": Flag(_text, "http.auth_realm"),
+    "http_digest_file": Flag(_file, "http.digest_file"),
+    "http_digest_realm": Flag(_text, "http.digest_realm"),
+    "profiling": Flag(_boolean, "http.debug"),
     "housekeeping_interval": Flag(go_duration, "sampler.base_interval_s"),
     "max_housekeeping_interval": Flag(go_duration, "sampler.max_interval_s"),
     "allow_dynamic_housekeeping": Flag(_boolean, "sampler.dynamic"),
@@ -159,7 +163,6 @@ FLAGS: Mapping[str, Flag] = {
     "docker_tls_cert": Flag(_text, ""),
     "docker_tls_key": Flag(_text, ""),
     "docker_tls_ca": Flag(_text, ""),
-    "application_metrics_count_limit": Flag(_limit, "collectors.app.metrics_limit"),
     "podman": Flag(_unix_socket, "runtimes.podman.sockets"),
     "store_container_labels": Flag(_boolean, ""),
     "whitelisted_container_labels": Flag(_list, ""),

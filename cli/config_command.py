@@ -9,6 +9,7 @@ from typing import Any
 import click
 import msgspec
 
+from tidegauge.api import auth
 from tidegauge.cli.options import common, load
 from tidegauge.cli.toml_text import to_toml
 from tidegauge.pipeline import collecting, missing, registry
@@ -32,8 +33,11 @@ def check(config_file: Path | None, state_dir: Path | None, assignments: tuple[s
     """
     config = load(config_file, state_dir, assignments)
     collecting.check(config)
+    warnings = auth.check(config.http)
     sinks, collectors = configuration.sink_tables(config), configuration.collector_tables(config)
     click.echo(f"The configuration is good. Sinks: {', '.join(sorted(sinks))}. Collectors: {', '.join(sorted(collectors))}.")
+    for line in warnings:
+        click.echo(f"Better otherwise: {line}.")
     findings = missing.find(*collecting.build(config), partial(is_pruned, config.sampler.exclude))
     for line in say_what_is_missing(findings):
         click.echo(line)

@@ -91,7 +91,8 @@ def _run(config: Config, read: Callable[[], Config]) -> int:
             log.info("the configuration is read again")
             return configuration.dumps(held[0])
 
-        where = ", ".join(_name(s) for s in listeners) or "nowhere"
+        scheme = "http" if config.http.tls_cert is None else "https"
+        where = ", ".join(_name(s, scheme) for s in listeners) or "nowhere"
         log.info("tidegauge samples %s; it listens on %s; state in %s", config.host, where, config.state_dir)
         children = [supervisor.Child("sampler", run_sampler), supervisor.Child("server", run_server)]
         return supervisor.supervise(children, reload)
@@ -110,7 +111,7 @@ def with_fixed(running: Config, fresh: Config) -> Config:
 
 
 def check_in_child(config: Config) -> None:
-    """Builds every plug-in's Config in a short-lived process: the parent does not keep what that imports.
+    """Builds every plug-in, reads every file of credentials, in a short-lived process: the parent keeps nothing of that.
 
     ConfigError with the child's text.
     """
@@ -120,9 +121,11 @@ def check_in_child(config: Config) -> None:
         text = b""
         try:
             os.close(read_end)
+            from tidegauge.api import auth
             from tidegauge.pipeline import collecting
 
             collecting.check(config)
+            auth.check(config.http)
         except TidegaugeError as exc:
             text = str(exc).encode() or b"the configuration is wrong"
         except BaseException as exc:  # noqa: BLE001 - whatever a stranger's plug-in does in its constructor
@@ -198,8 +201,8 @@ def _remove_stale(path: Path) -> None:
     raise TidegaugeError(f"http.socket: another process listens on {path}")
 
 
-def _name(listener: socket.socket) -> str:
+def _name(listener: socket.socket, scheme: str) -> str:
     name: Any = listener.getsockname()
     if isinstance(name, str):
         return name
-    return f"http://{f'[{name[0]}]' if ':' in name[0] else name[0]}:{name[1]}/"
+    return f"{scheme}://{f'[{name[0]}]' if ':' in name[0] else name[0]}:{name[1]}/"

@@ -8,11 +8,13 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tidegauge.cli import validate_worker
 from tidegauge.collectors.process_list import ProcessLists
-from tidegauge.pipeline import collecting, logs, sampling
+from tidegauge.pipeline import collecting, introspection, logs, sampling
 from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline.account import furthest_cursor
 from tidegauge.pipeline.budgets import raise_descriptor_limit
@@ -89,6 +91,9 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
     link = JournalLink(writer, channel)
     responder = Responder(channel)
     responder.add("processes", ProcessLists(config.roots.sys, config.roots.proc, config.roots.rootfs).answer)
+    responder.add("validate", partial(validate_worker.answer, config))
+    for kind, handler in introspection.HANDLERS.items() if config.http.debug else ():
+        responder.add(kind, handler)
     journal = LogThread(
         writer,
         heads,

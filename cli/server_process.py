@@ -7,10 +7,11 @@ import signal
 import socket
 import threading
 
-from tidegauge.api import app
+from tidegauge.api import app, auth
 from tidegauge.api.http_server import HttpServer
 from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline import logs
+from tidegauge.pipeline.budgets import raise_descriptor_limit
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.messages import Channel
@@ -30,9 +31,15 @@ def main(
 ) -> int:
     """Runs until SIGTERM or the end of the parent."""
     logs.configure("server", config.log.level, config.log.format)
+    raise_descriptor_limit()
+    # before the rights go: a key may be readable to root alone
+    credentials = auth.Credentials(config.http)
+    for line in auth.check(config.http):
+        log.warning("%s", line)
     drop_to(ids)
     server = Server(config, Channel(channel_end), start.restarts)
-    http = HttpServer(app.build(server, config.http, config.host, config.metrics.groups), config.http)
+    guarded = app.build(server, config.http, config.host, config.metrics.groups, credentials)
+    http = HttpServer(guarded, config.http, credentials.tls)
     todo: queue.SimpleQueue[Config | None] = queue.SimpleQueue()
     signal.signal(signal.SIGTERM, lambda signum, frame: todo.put(None))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -45,6 +52,7 @@ def main(
     while (fresh := todo.get()) is not None:
         try:
             logs.configure("server", fresh.log.level, fresh.log.format)
+            credentials.ask_again()
             server.apply(fresh)
         except TidegaugeError as exc:
             log.error("the configuration is not taken: %s", exc)

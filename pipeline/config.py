@@ -61,6 +61,23 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """None: in the runtime folder (default state folder) or in the state folder (any other)."""
     allow_remote: bool = False
     """True: an address beyond loopback is taken although nobody is asked for a credential."""
+    auth_file: Path | None = None
+    """Users and hashes as htpasswd makes them: asks for HTTP Basic."""
+    auth_realm: str = "localhost"
+    digest_file: Path | None = None
+    """Users and hashes as htdigest makes them: asks for HTTP Digest."""
+    digest_realm: str = "localhost"
+    """The realm in the file of `digest_file`; other realms there do not count."""
+    token_file: Path | None = None
+    """Bearer tokens, one a line."""
+    tls_cert: Path | None = None
+    """PEM of the certificate and what leads to its CA: TLS on `listen`."""
+    tls_key: Path | None = None
+    """PEM of its key, without a passphrase. None: it stands in the file of `tls_cert`."""
+    tls_client_ca: Path | None = None
+    """PEM of the CAs of clients: who has no certificate of theirs is not let in."""
+    debug: bool = False
+    """True: stacks, profile and memory of the processes below `/debug/`, for who has a credential or the Unix socket."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names that requests may bear besides localhost, the addresses listened on and this host's name."""
     max_connections: Annotated[int, msgspec.Meta(ge=1)] = 512
@@ -70,6 +87,16 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
     metrics_timestamps: bool = False
     """True: samples of containers on `/metrics` bear the time at which they were taken, as cAdvisor's do."""
+
+    @property
+    def asks_password(self) -> bool:
+        """True if a request over TCP has to bear a password or a token."""
+        return any(file is not None for file in (self.auth_file, self.digest_file, self.token_file))
+
+    @property
+    def is_remote(self) -> bool:
+        """True if the address is reached from other machines."""
+        return bool(self.listen) and not is_loopback(split_address(self.listen)[0])
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -249,13 +276,21 @@ def _check(config: Config) -> None:
     address = config.http.listen
     if address:
         host, port = split_address(address)
-        if not (is_loopback(host) or config.http.allow_remote):
+        is_asking = config.http.asks_password or config.http.tls_client_ca is not None
+        if not (is_loopback(host) or is_asking or config.http.allow_remote):
             raise ConfigError(
-                f"http.listen: {address!r} reaches beyond this machine and no credential is asked for; "
-                "expected a loopback address, or http.allow_remote = true"
+                f"http.listen: {address!r} reaches beyond this machine and no credential is asked for; expected a loopback "
+                "address, a file of credentials (http.auth_file, ...), or http.allow_remote = true"
             )
         if not 0 <= port <= 65535:
             raise ConfigError(f"http.listen: expected a port from 0 to 65535, got {port}")
+    for key in ("auth_realm", "digest_realm"):
+        realm = getattr(config.http, key)
+        if not realm.isascii() or not realm.isprintable() or not realm or set(realm) & set('"\\:'):
+            raise ConfigError(f'http.{key}: expected printable ASCII without ", \\ and :, got {realm!r}')
+    for key in ("tls_key", "tls_client_ca"):
+        if getattr(config.http, key) is not None and config.http.tls_cert is None:
+            raise ConfigError(f"http.{key}: expected http.tls_cert beside it")
 
 
 def split_address(address: str) -> tuple[str, int]:

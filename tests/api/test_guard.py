@@ -139,7 +139,9 @@ def test_more_requests_at_a_time_than_allowed_are_refused() -> None:
     assert guard.refused["timeout"] == 1
 
 
-@pytest.mark.parametrize(("header", "name"), [("a:1", "a"), ("[::1]:2", "::1"), ("a?b", ""), ("a#b", ""), ("u@a", "")])
+@pytest.mark.parametrize(
+    ("header", "name"), [("a:1", "a"), ("[::1]:2", "::1"), ("a?b", ""), ("a#b", ""), ("u@a", ""), ("a:1:2", ""), ("a:b", "")]
+)
 def test_host_name_of_a_header(header: str, name: str) -> None:
     assert host_name(header) == name
 

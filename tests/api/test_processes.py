@@ -10,7 +10,7 @@ import pytest
 from starlette.applications import Starlette
 from tests.collectors.cgroup_truth import container
 
-from tidegauge.api.guard import IS_LOCAL_SOCKET
+from tidegauge.api.guard import IS_LOCAL_SOCKET, UNTRUSTED
 from tidegauge.api.processes import STATUS, resolve, route
 from tidegauge.pipeline.errors import Reason, RequestError
 from tidegauge.pipeline.records import Container
@@ -74,8 +74,8 @@ def running() -> Running:
     return Running()
 
 
-def test_only_over_the_unix_socket(running: Running) -> None:
-    assert running.get("path=/docker/x", is_local=False) == (403, "Processes: only over the Unix socket.\n")
+def test_only_over_the_unix_socket_or_with_a_credential(running: Running) -> None:
+    assert running.get("path=/docker/x", is_local=False) == (403, f"Processes: {UNTRUSTED}\n")
     assert running.asked == []
 
 
