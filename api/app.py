@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from tidegauge.api import debug, processes, validate
 from tidegauge.api.auth import Credentials
+from tidegauge.api.cadvisor.routes import CadvisorApi
 from tidegauge.api.events import EventPages
 from tidegauge.api.exposition.endpoint import Exposition
 from tidegauge.api.guard import UNTRUSTED, Guard, is_trusted
@@ -20,7 +21,8 @@ from tidegauge.pipeline.config import HttpConfig
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.event_store import EventStore
 from tidegauge.pipeline.groups import DEFAULT_GROUPS
-from tidegauge.pipeline.latest import KeepsLatest
+from tidegauge.pipeline.latest import KeepsLatest, KeepsSamples
+from tidegauge.pipeline.plugin import HistoryReader
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.telemetry import Family, by
 
@@ -44,6 +46,14 @@ class ServerView(Protocol):
 
     def latest(self) -> KeepsLatest | None:
         """The store of the newest values; None when none runs, or the sampler is silent and what it holds is old."""
+        ...
+
+    def samples(self) -> KeepsSamples | None:
+        """The store of the last samples, however old they are; None when none runs."""
+        ...
+
+    def history(self) -> HistoryReader | None:
+        """The store of older samples; None when none runs."""
         ...
 
     def events(self) -> EventStore | None:
@@ -71,6 +81,7 @@ def build(
     The files of credentials are read here unless `credentials` are given; ConfigError if they cannot be.
     """
     guards: list[Guard] = []
+    pages = EventPages(view.events)
     exposition = Exposition(view, lambda: [_refused(guards[0])], groups, has_timestamps=config.metrics_timestamps)
 
     async def healthz(request: Request) -> Response:
@@ -108,11 +119,12 @@ def build(
             Route("/healthz", healthz),
             Route("/metrics", exposition.answer),
             Route("/api/v1/status", status),
-            Route("/api/v1/events", EventPages(view.events).answer),
+            Route("/api/v1/events", pages.answer),
             processes.route(view.ask, view.containers),
             Route("/api/v1/dead-letters/{sink}/{action:str}", dead_letters, methods=["GET", "POST"]),
             *validate.routes(view),
             *(debug.routes(view.ask) if config.debug else ()),
+            CadvisorApi(view, pages, host, config.compat == "strict").route(),
         ],
         exception_handlers={404: _not_found},
     )

@@ -7,6 +7,7 @@ never holds up who makes events, nor other readers. An empty line now and then s
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
+from typing import TypeAlias
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -26,6 +27,10 @@ READER_S = 60.0
 _NAMES = frozenset({"start", "end", "kind", "path", "subcontainers", "limit", "stream"})
 _LINES = "application/x-ndjson"
 _WORDS = {"true": True, "1": True, "false": False, "0": False}
+
+
+Taken: TypeAlias = Callable[[Subscription], bytes]
+"""Lines of what waits for a reader; never empty, as an empty part would end the answer."""
 
 
 class BadQuery(ValueError):
@@ -100,14 +105,18 @@ class EventPages:
             return PlainTextResponse("Events are kept by the sink memory, which does not run.\n", 503)
         if not is_stream:
             return Response(await run_in_threadpool(_page, store, query), media_type="application/json")
+        return self.stream(store, query, request, _taken, _LINES)
+
+    def stream(self, store: EventStore, query: EventQuery, request: Request, taken: Taken, media_type: str | None) -> Response:
+        """What comes from now on, until the client leaves; 503 if there are too many streams. `taken` gives the lines."""
         if self.streams >= MAX_STREAMS:
             return PlainTextResponse(f"At most {MAX_STREAMS} streams at a time.\n", 503)
         if request.method == "HEAD":
-            return Response(media_type=_LINES)
+            return Response(media_type=media_type)
         without_time_limit(request.scope)
-        return StreamingResponse(self._lines(store, query, request), media_type=_LINES)
+        return StreamingResponse(self._lines(store, query, request, taken), media_type=media_type)
 
-    async def _lines(self, store: EventStore, query: EventQuery, request: Request) -> AsyncIterator[bytes]:
+    async def _lines(self, store: EventStore, query: EventQuery, request: Request, taken: Taken) -> AsyncIterator[bytes]:
         loop, came = asyncio.get_running_loop(), asyncio.Event()
 
         def on_ready() -> None:
@@ -128,7 +137,7 @@ class EventPages:
                         yield b"\n"
                         continue
                     came.clear()
-                    yield _taken(subscription)
+                    yield taken(subscription)
         finally:
             self.streams -= 1
 

@@ -85,6 +85,8 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Requests served at a time; more are answered 503."""
     max_body_bytes: Annotated[int, msgspec.Meta(ge=0)] = 1 << 20
     request_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
+    compat: Literal["", "strict"] = ""
+    """`strict`: cAdvisor's REST API answers as cAdvisor does where it errs too; docs/rest-api.md lists where."""
     metrics_timestamps: bool = False
     """True: samples of containers on `/metrics` bear the time at which they were taken, as cAdvisor's do."""
 
