@@ -131,8 +131,7 @@ def compare(theirs: Any, ours: Any, place: str = "", *, exactly: bool = False) -
     elif isinstance(theirs, list) and isinstance(ours, list):
         if exactly and len(theirs) != len(ours):
             yield Difference(place, "length", len(theirs), len(ours))
-        pairs = zip(theirs, ours, strict=False) if exactly else ((theirs[0], o) for o in ours[:3] if theirs)
-        for one, other in pairs:
+        for one, other in zip(theirs, ours, strict=False):
             yield from compare(one, other, f"{place}[]", exactly=exactly)
     elif _type(theirs) != _type(ours):
         yield Difference(place, "type", theirs, ours)
