@@ -294,6 +294,12 @@ def _parse(arguments: Sequence[str]) -> dict[str, Any]:
     return given
 
 
+def is_with_one_dash(word: str) -> bool:
+    """True for a flag of more than one letter in Go's spelling: `-port=1`, `-port`."""
+    name = word[1:].partition("=")[0].replace("-", "_")
+    return word.startswith("-") and len(name) > 1 and name in FLAGS
+
+
 def put(into: dict[str, Any], path: str, value: Any) -> None:
     """Sets a nested key given as `a.b.c`."""
     *parents, last = path.split(".")

@@ -24,8 +24,16 @@ from tidegauge.pipeline.state import StateDir, server_ids
 log = logging.getLogger(__name__)
 
 
+class _Command(click.Command):
+    """Takes cAdvisor's flags with one dash too: `-http_auth_file` is not `-h` and what follows."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [f"-{word}" if cadvisor_flags.is_with_one_dash(word) else word for word in args])
+
+
 @click.command(
     "run",
+    cls=_Command,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True, "help_option_names": ["-h", "--help"]},
     epilog="cAdvisor's spellings of flags are taken too: --housekeeping_interval=1s, --storage_driver=influxdb.",
 )

@@ -7,6 +7,7 @@ import click
 import pytest
 
 from tidegauge.cli.cadvisor_flags import FLAGS, go_duration, translate
+from tidegauge.cli.run_command import command as run
 from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.groups import DEFAULT_GROUPS, GROUPS
@@ -47,6 +48,22 @@ def test_spellings_with_one_or_two_dashes_and_either_word_separator_are_one_flag
         ("-housekeeping_interval", "5s"),
     ):
         assert _translate(*arguments) == (want, [])
+
+
+@pytest.mark.parametrize("name", sorted(FLAGS))
+def test_no_flag_with_one_dash_is_taken_for_another(name: str) -> None:
+    """`-http_auth_file` is not `-h` with more letters behind it."""
+    context = run.make_context("run", [f"-{name}=x", f"-{name.replace('_', '-')}=y"], resilient_parsing=True)
+    dashes = "--" if len(name) > 1 else "-"
+    assert context.params["arguments"] == (f"{dashes}{name}=x", f"{dashes}{name.replace('_', '-')}=y")
+
+
+def test_files_of_credentials_are_absolute_and_the_empty_default_is_none() -> None:
+    http = _translate("--http_auth_file", "users", "-http_auth_realm=a b", "--http_digest_file=", "--profiling")[0]["http"]
+    assert http == {"auth_file": os.path.abspath("users"), "auth_realm": "a b", "digest_file": None, "debug": True}
+    assert configuration.load(Path(os.devnull), {"http": http}, {}).http.asks_password
+    http = _translate("--http_digest_file=/d", "--http_digest_realm=r", "--listen_ip=0.0.0.0")[0]["http"]
+    assert configuration.load(Path(os.devnull), {"http": http}, {}).http.is_remote, "with a credential it may be"
 
 
 def test_a_boolean_takes_its_value_only_after_an_equals_sign() -> None:

@@ -84,6 +84,31 @@ def test_remote_addresses_are_taken_when_allowed_by_name(tmp_path: Path) -> None
     assert _load(tmp_path, "[http]\nlisten = '0.0.0.0:4194'\nallow_remote = true").http.allow_remote
 
 
+@pytest.mark.parametrize(
+    "asked",
+    ["auth_file = '/f'", "digest_file = '/f'", "token_file = '/f'", "tls_cert = '/f'\ntls_client_ca = '/f'"],
+)
+def test_remote_addresses_are_taken_where_a_credential_is_asked_for(tmp_path: Path, asked: str) -> None:
+    assert _load(tmp_path, f"[http]\nlisten = '0.0.0.0:4194'\n{asked}").http.is_remote
+
+
+@pytest.mark.parametrize(
+    ("http", "text"),
+    [
+        ("listen = '0.0.0.0:1'\ntls_cert = '/f'", "no credential is asked for"),
+        ("tls_key = '/f'", "http.tls_key: expected http.tls_cert beside it"),
+        ("tls_client_ca = '/f'", "http.tls_client_ca: expected http.tls_cert beside it"),
+        ("auth_realm = 'a\"b'", "http.auth_realm: expected printable ASCII"),
+        ("digest_realm = 'a:b'", "http.digest_realm: expected printable ASCII"),
+        ("digest_realm = ''", "http.digest_realm: expected printable ASCII"),
+        ('auth_realm = "a\\nb"', "http.auth_realm: expected printable ASCII"),
+    ],
+)
+def test_what_access_cannot_work_with_is_named(tmp_path: Path, http: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        _load(tmp_path, f"[http]\n{http}")
+
+
 def test_memory_and_sql_run_unless_they_are_switched_off(tmp_path: Path) -> None:
     assert set(configuration.sink_tables(_load(tmp_path))) == {"memory", "sql"}
     config = _load(tmp_path, "[sinks.sql]\nenabled = false\n[sinks.stdout]\n")
