@@ -47,13 +47,13 @@ def parse(raw: bytes, exclude: re.Pattern[str], faults: Faults) -> TableRows:
 class NetdevReader:
     """Rows of one container's interfaces, if its namespace is counted there; the host's always are."""
 
-    __slots__ = ("_collector", "_namespace", "_raw", "_rows")
+    __slots__ = ("_collector", "_namespace", "_raw", "_tables")
 
     def __init__(self, collector: "NetdevCollector", namespace: ContainerNamespace | HostNamespace) -> None:
         self._collector = collector
         self._namespace = namespace
         self._raw = b""
-        self._rows: TableRows = ()
+        self._tables: tuple[TableRows] = ((),)
 
     def read(self) -> tuple[()]:
         return ()
@@ -63,8 +63,8 @@ class NetdevReader:
         if raw is None:
             return (None,)
         if raw != self._raw:
-            self._raw, self._rows = raw, self._collector.parse(raw)
-        return (self._rows,)
+            self._raw, self._tables = raw, (self._collector.parse(raw),)
+        return self._tables
 
     def close(self) -> None:
         self._namespace.close()

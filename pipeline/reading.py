@@ -138,7 +138,7 @@ Take = Callable[[], tuple[Values, Tables] | None]
 class _Slot:
     """What one collector gives for a container, and where in the sample it goes."""
 
-    __slots__ = ("fills", "is_slow", "keeps", "source", "table_places", "take", "width")
+    __slots__ = ("clean", "fills", "given", "is_slow", "keeps", "source", "table_places", "take", "width")
 
     def __init__(self, source: Source, take: Take) -> None:
         self.source = source
@@ -150,6 +150,10 @@ class _Slot:
         self.fills: tuple[tuple[int, int], ...] = ()
         """(own index, index in the sample) of values that an earlier collector names too; used where that one has None."""
         self.table_places: tuple[int, ...] = ()
+        self.given: Tables = ()
+        """The last tables that were found to be all right and cannot change: the very same need no second look."""
+        self.clean: Tables = ()
+        """The same as they may be stored."""
 
 
 def _take_of(source: Source, reader: Reader) -> Take:
@@ -269,10 +273,19 @@ class Reading:
         """Tuples of the right shape, rows mended. CollectError, or what a plug-in's own objects raise, if they cannot be."""
         if len(values) != slot.width or len(tables) not in (0, len(slot.table_places)):
             raise CollectError(f"gave {len(values)} values and {len(tables)} tables, not as many as it names")
-        cleaned: list[TableRows | None] = []
-        for rows, place in zip(tables, slot.table_places, strict=False):
-            cleaned.append(None if rows is None else self._clean_rows(rows, self._widths[place]))
-        return values if values.__class__ is tuple else tuple(values), tuple(cleaned)
+        if tables is slot.given:
+            tables = slot.clean
+        else:
+            given, places = tables, slot.table_places
+            tables = tuple(
+                [
+                    None if rows is None else self._clean_rows(rows, self._widths[place])
+                    for rows, place in zip(given, places, strict=False)
+                ]
+            )
+            if tables == given:  # so they are tuples all the way down, not lists that a plug-in may change
+                slot.given, slot.clean = given, tables
+        return values if values.__class__ is tuple else tuple(values), tables
 
     def _place(
         self,

@@ -121,6 +121,29 @@ def test_rows_that_no_store_could_hold_are_mended_or_left_out_and_counted(rows: 
     assert faults.absurd_values == absurd
 
 
+@pytest.mark.parametrize("wrap", [list, tuple])
+def test_rows_that_a_plug_in_changes_in_place_are_looked_at_again(wrap: Any) -> None:
+    row: Any = ["0", 1] if wrap is tuple else ("0", 1)
+    rows = [row]
+    made, faults = reading(Fixed((), (), ("percpu",), (wrap(rows),)))
+    made.read(False)
+    if wrap is list:
+        made._slots[0].source.collector.rows[0].append(("1", MAX_INT + 1))
+        assert made.read(False) == ((), ((("0", 1), ("1", None)),))
+    else:
+        row[1] = MAX_INT + 1
+        assert made.read(False) == ((), ((),))
+    assert faults.absurd_values > 0
+
+
+@pytest.mark.parametrize("value", [1, MAX_INT + 1])
+def test_the_very_same_rows_are_mended_at_each_reading_or_need_no_mending(value: int) -> None:
+    made, faults = reading(Fixed((), (), ("percpu",), ((("0", value),),)))
+    kept = value if value <= MAX_INT else None
+    assert [made.read(False) for _ in range(3)] == [((), ((("0", kept),),))] * 3
+    assert faults.absurd_values == (0 if value <= MAX_INT else 3)
+
+
 @pytest.mark.parametrize("rows", [7, "ab", [7], {"0": 1}, object()])
 def test_rows_of_no_shape_at_all_do_not_stop_the_others(rows: Any) -> None:
     made, _ = reading(Fixed((), (), ("percpu",), (rows,)), Fixed(("load5",), (5.0,)))
