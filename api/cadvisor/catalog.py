@@ -17,13 +17,15 @@ from tidegauge.pipeline.records import Container
 
 
 class Entry:
-    """A container that lives, with its newest values."""
+    """A container that lives, with its newest values. Kept from one catalog to the next while neither changes."""
 
-    __slots__ = ("_reading", "container", "latest")
+    __slots__ = ("_reading", "container", "encoded", "latest")
 
     def __init__(self, container: Container, latest: Latest | None) -> None:
         self.container = container
         self.latest = latest
+        self.encoded: tuple[object, bytes] | None = None
+        """The newest sample's encoded form, and what else it depends on: for who makes it."""
         self._reading: Reading | None = None
 
     @property
@@ -40,13 +42,13 @@ class Entry:
 class Catalog:
     """All of them at one moment, ordered by path."""
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry], before: "Catalog | None" = None) -> None:
         self.entries = entries
         self.by_path: Mapping[str, Entry] = {e.path: e for e in entries}
         root = self.by_path.get("/")
         self.machine: Machine | None = None if root is None else root.container.machine
         self.machine_ms = 0 if root is None else root.container.valid_from_ms
-        self.host = Host.of(self.machine)
+        self.host: Host = Host.of(self.machine) if before is None or before.machine is not self.machine else before.host
         self._children: dict[str, list[Entry]] | None = None
 
     def below(self, path: str, is_strict: bool) -> list[Entry]:
@@ -109,7 +111,15 @@ class Catalogs:
             known = self._known
         if known is not None and known[0] is store and known[1] == generation:
             return known[2]
-        catalog = Catalog([Entry(c, latest) for c, latest in store.latest() if not c.remote])
+        before = None if known is None else known[2]
+        entries = {} if before is None else before.by_path
+        living = [_entry(entries.get(c.path), c, latest) for c, latest in store.latest() if not c.remote]
+        catalog = Catalog(living, before)
         with self._lock:
             self._known = (store, generation, catalog)
         return catalog
+
+
+def _entry(known: Entry | None, container: Container, latest: Latest | None) -> Entry:
+    is_same = known is not None and known.container is container and known.latest is latest
+    return known if is_same and known is not None else Entry(container, latest)

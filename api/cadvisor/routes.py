@@ -32,8 +32,9 @@ from tidegauge.pipeline.version import VERSION
 
 WHOLE_BYTES = 1 << 20
 """Answers up to this size are sent whole, with their length; longer ones in pieces."""
+PART_BYTES = 1 << 18
 PIECE_S = 60.0
-"""How long a client may take for a piece."""
+"""How long a client may take for a part."""
 
 
 class View(Protocol):
@@ -88,7 +89,7 @@ class CadvisorApi:
         without_time_limit(request.scope)
 
         async def pieces() -> Any:
-            async for piece in iterate_in_threadpool(chain((body,), rest)):
+            async for piece in iterate_in_threadpool(chain((body,), _gathered(rest))):
                 go_on(request.scope, PIECE_S)
                 yield piece
 
@@ -163,6 +164,19 @@ def _begun(make: Any, *arguments: Any) -> tuple[bytes, Iterator[bytes] | None]:
         if size > WHOLE_BYTES:
             return b"".join(taken), pieces
     return b"".join(taken), None
+
+
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """In parts of some size, as each is fetched from a worker thread by itself."""
+    taken: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        taken.append(piece)
+        size += len(piece)
+        if size > PART_BYTES:
+            yield b"".join(taken)
+            taken, size = [], 0
+    yield b"".join(taken)
 
 
 def _machine(sources: Sources) -> Iterator[bytes]:

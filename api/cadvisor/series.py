@@ -5,7 +5,6 @@ Samples are folded into what was known at their time and encoded once each; both
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -75,7 +74,6 @@ class Series:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._tails: OrderedDict[str, _Tail] = OrderedDict()
-        self._newest: dict[str, tuple[Latest, tuple[object, ...], bytes]] = {}
         self._old = threading.Semaphore(2)
 
     def v1(self, entry: Entry, wanted: Wanted, store: KeepsSamples, history: HistoryReader | None, host: Host) -> list[bytes]:
@@ -114,24 +112,14 @@ class Series:
         found = [of_latest(h.latest, h.sample.container) for h in held]
         return self._older(entry, wanted, len(found), oldest_ms, history) + found
 
-    def forget(self, living: Sequence[str]) -> None:
-        """Lets go what is kept of instances that are not among these."""
-        there = set(living)
-        with self._lock:
-            for instance in self._newest.keys() - there:
-                del self._newest[instance]
-
     def _newest_v1(self, entry: Entry, host: Host) -> list[bytes]:
-        latest, key = entry.latest, (id(host), entry.container.health)
-        if latest is None:
+        reading, key = entry.reading(), (host, entry.container.health)
+        if reading is None:
             return []
-        known = self._newest.get(entry.container.instance)
-        if known is None or known[0] is not latest or known[1] != key:
-            reading = entry.reading()
-            assert reading is not None
-            known = (latest, key, encode(stats.of_v1(reading, host, entry.container.health)))
-            self._newest[entry.container.instance] = known
-        return [known[2]]
+        known = entry.encoded
+        if known is None or known[0] != key:
+            known = entry.encoded = (key, encode(stats.of_v1(reading, host, entry.container.health)))
+        return [known[1]]
 
     def _tail(self, entry: Entry, store: KeepsSamples, key: tuple[object, ...]) -> _Tail:
         """The samples that are held now, each folded into those before it. Under the lock."""

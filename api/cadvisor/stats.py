@@ -305,6 +305,8 @@ def _disk_io(r: Reading, host: Host) -> s.DiskIoStats:
             found.append(_per_disk(name, dict(sorted(stats.items())), host))
         return found
 
+    if not ext:  # most machines have none of these
+        return s.DiskIoStats(io_service_bytes=by_operation("bytes"), io_serviced=by_operation("ops"), psi=_psi(r, "io"))
     return s.DiskIoStats(
         io_service_bytes=by_operation("bytes"),
         io_serviced=by_operation("ops"),
