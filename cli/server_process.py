@@ -12,8 +12,8 @@ from tidegauge.api.http_server import HttpServer
 from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline import logs
 from tidegauge.pipeline.budgets import raise_descriptor_limit
-from tidegauge.pipeline.config import Config
-from tidegauge.pipeline.errors import TidegaugeError
+from tidegauge.pipeline.config import Config, HttpConfig
+from tidegauge.pipeline.errors import ConfigError, TidegaugeError
 from tidegauge.pipeline.messages import Channel
 from tidegauge.pipeline.server import Server
 from tidegauge.pipeline.state import drop_to
@@ -33,9 +33,17 @@ def main(
     logs.configure("server", config.log.level, config.log.format)
     raise_descriptor_limit()
     # before the rights go: a key may be readable to root alone
-    credentials = auth.Credentials(config.http)
-    for line in auth.check(config.http):
-        log.warning("%s", line)
+    try:
+        credentials = auth.Credentials(config.http)
+        for line in auth.check(config.http):
+            log.warning("%s", line)
+    except ConfigError as exc:
+        if start.restarts == 0:
+            raise
+        # the files went bad while the program ran: the sinks go on, and nobody is let in who would have to be asked
+        log.error("%s; only the Unix socket is served until the program is started again", exc)
+        listeners = [each for each in listeners if each.family == socket.AF_UNIX]
+        credentials = auth.Credentials(HttpConfig())
     drop_to(ids)
     server = Server(config, Channel(channel_end), start.restarts)
     guarded = app.build(server, config.http, config.host, config.metrics.groups, credentials)

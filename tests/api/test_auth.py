@@ -261,6 +261,7 @@ def test_tls_and_a_password_are_both_asked_for(keys: Path, tmp_path: Path) -> No
 
 def test_connections_that_never_finish_tls_do_no_harm(keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidegauge.api.http_server.MAX_HANDSHAKES", 10)
+    monkeypatch.setattr("tidegauge.api.http_server.HEADER_TIMEOUT_S", 3600.0)
     with listening(tls(keys, with_clients=False), tmp_path) as listener:
         url = listener.url.replace("http:", "https:") + "/healthz"
         idle = [listener.connect() for _ in range(60)]

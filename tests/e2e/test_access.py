@@ -109,6 +109,13 @@ def test_access_to_the_running_program(tmp_path: Path) -> None:
         assert "plainplain" not in program.text()
         assert curl(f"{url}/metrics", keys, *bearer)[0] == "200"
 
+        # nor does it open what it can no longer guard, when it has to start its server again
+        program.kill("server")
+        eventually(lambda: "only the Unix socket is served" in program.text(), 60)
+        eventually(lambda: program.status()["log"], 60, "the sinks do not go on")
+        assert curl(f"{url}/healthz", keys, "-m", "1")[0] == "000"
+        assert "plainplain" not in program.text()
+
         done = program.call("config", "check")
         assert done.returncode == 78
         assert f"{tmp_path}/htpasswd:1: expected a hash as htpasswd" in done.stderr
