@@ -50,6 +50,7 @@ DIFFERENCES = (
     ),
     Difference("methods", "any", "GET, HEAD, POST; others 405", False),
     Difference("`ps`, `envs`", "for all", "over the Unix socket or with a credential", False),
+    Difference("`labels`", "all", "those of `[metadata] labels`, which may be all (`*`)", False),
     Difference("order of containers", "random", "by name", False),
     Difference("times", "nanoseconds", "milliseconds", False),
     Difference("a stream of events", "a slow reader holds everybody up", "a slow reader loses the oldest", False),
