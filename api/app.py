@@ -87,7 +87,9 @@ def build(
     async def healthz(request: Request) -> Response:
         faults = await run_in_threadpool(view.faults)
         if faults:
-            return PlainTextResponse("\n".join(faults) + "\n", 503)
+            # where credentials are asked for, who has shown none is not told of sinks and the like
+            told = faults if not config.asks_credential or is_trusted(request.scope) else ["not well"]
+            return PlainTextResponse("\n".join(told) + "\n", 503)
         return PlainTextResponse("ok\n")
 
     async def index(request: Request) -> Response:
@@ -177,7 +179,8 @@ def _index(view: ServerView) -> str:
         "<ul><li><a href=/healthz>/healthz</a> whether it works"
         "<li><a href=/metrics>/metrics</a> containers, machine and the program's own counters, for Prometheus"
         "<li><a href=/api/v1/status>/api/v1/status</a> state of every part, JSON"
-        "<li><a href=/api/v1/events>/api/v1/events</a> what happened to containers, JSON</ul>"
+        "<li><a href=/api/v1/events>/api/v1/events</a> what happened to containers, JSON"
+        "<li><a href=/validate/>/validate/</a> what of this host works, and what to do</ul>"
         "<h2>Sinks</h2><table><tr><th>sink<th>state<th>written rows<th>pending<th>dead letters<th>dropped</tr>"
         f"{sinks}</table>"
         f"<h2>Containers</h2>{listed}</html>\n"

@@ -140,7 +140,7 @@ class Authenticator:
 
     def __init__(self, credentials: Credentials, clock: Callable[[], float] = time.monotonic) -> None:
         config = credentials.config
-        self.is_on = config.asks_password or config.tls_client_ca is not None
+        self.is_on = config.asks_credential
         self._config = config
         self._credentials = credentials
         self._digest = Digest(config.digest_realm, clock)

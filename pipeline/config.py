@@ -96,6 +96,11 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return any(file is not None for file in (self.auth_file, self.digest_file, self.token_file))
 
     @property
+    def asks_credential(self) -> bool:
+        """True if it has to come from who has a password, a token or a certificate."""
+        return self.asks_password or self.tls_client_ca is not None
+
+    @property
     def is_remote(self) -> bool:
         """True if the address is reached from other machines."""
         return bool(self.listen) and not is_loopback(split_address(self.listen)[0])
@@ -278,8 +283,7 @@ def _check(config: Config) -> None:
     address = config.http.listen
     if address:
         host, port = split_address(address)
-        is_asking = config.http.asks_password or config.http.tls_client_ca is not None
-        if not (is_loopback(host) or is_asking or config.http.allow_remote):
+        if not (is_loopback(host) or config.http.asks_credential or config.http.allow_remote):
             raise ConfigError(
                 f"http.listen: {address!r} reaches beyond this machine and no credential is asked for; expected a loopback "
                 "address, a file of credentials (http.auth_file, ...), or http.allow_remote = true"

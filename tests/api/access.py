@@ -30,9 +30,10 @@ class View:
         self.answers: dict[str, Any] = {}
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.done: list[tuple[str, str]] = []
+        self.wrong: list[str] = []
 
     def faults(self) -> list[str]:
-        return []
+        return self.wrong
 
     def status(self) -> dict[str, Any]:
         return {

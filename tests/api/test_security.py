@@ -146,6 +146,18 @@ def test_without_credentials_configured_loopback_sees_no_secrets(tmp_path: Path)
             assert local.post("http://localhost/api/v1/dead-letters/sql/replay").status_code == 200
 
 
+def test_what_is_wrong_is_not_told_to_who_shows_no_credential(tmp_path: Path) -> None:
+    with listening(_config(tmp_path), tmp_path) as found:
+        found.view.wrong = ["sink customers: its thread has ended"]
+        status, answer = get(found, "/healthz")
+        assert (status, answer.endswith(b"\r\n\r\nnot well\n")) == (503, True)
+        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(found.socket_path)), timeout=60) as local:
+            assert local.get("http://localhost/healthz").text == "sink customers: its thread has ended\n"
+    with listening(HttpConfig(), tmp_path) as plain:
+        plain.view.wrong = ["sink customers: its thread has ended"]
+        assert get(plain, "/healthz")[1].endswith(b"\r\n\r\nsink customers: its thread has ended\n")
+
+
 @pytest.mark.parametrize(
     "host",
     [
