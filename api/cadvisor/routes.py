@@ -62,7 +62,7 @@ class CadvisorApi:
         return Route("/api{rest:path}", self.answer, methods=["GET", "HEAD", "POST"])
 
     async def answer(self, request: Request) -> Response:
-        path = request.url.path if "%" not in request.url.path else request.scope["path"]
+        path: str = request.scope["path"]
         if not (path == "/api" or path.startswith("/api/")):
             return PlainTextResponse("There is nothing at this path; / lists what there is.\n", 404)
         if (moved := _moved(path)) is not None:

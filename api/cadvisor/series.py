@@ -167,7 +167,8 @@ class Series:
         try:
             points = history.points(entry.container.instance, wanted.start_ms, end_ms, left)
         except Exception as exc:
-            raise ApiError(f"the store of old samples does not answer: {exc}", Status.UNAVAILABLE) from exc
+            reason = str(exc).partition("\n")[0]
+            raise ApiError(f"the store of old samples does not answer: {reason}", Status.UNAVAILABLE) from exc
         finally:
             self._old.release()
         return list(carried(points))

@@ -152,7 +152,7 @@ class Summaries:
             known = self._known.get(instance)
         if known is not None and now_s - known[0] < KEEP_S:
             return known[1], known[2]
-        points = [*(_stored(instance, recent, history, deadline_s) if history is not None else ()), *recent]
+        points = [*_stored(instance, recent, history, deadline_s), *recent]
         hour, day = usage(points, HOUR_MS, longest_ms), usage(points, DAY_MS, longest_ms)
         with self._lock:
             self._known = {i: k for i, k in self._known.items() if now_s - k[0] < KEEP_S}
@@ -172,8 +172,17 @@ def _recent(instance: str, store: KeepsSamples) -> list[Point]:
     return found
 
 
-def _stored(instance: str, recent: list[Point], history: ColumnReader, deadline_s: float) -> list[Point]:
-    """Oldest first, from before the recent ones; as far back as a day, or as the time allows."""
+def _stored(instance: str, recent: list[Point], history: ColumnReader | None, deadline_s: float) -> list[Point]:
+    """Oldest first, from before the recent ones; as far back as a day, or as the time allows. [] if the store does not answer."""
+    if history is None or time.monotonic() >= deadline_s:
+        return []
+    try:
+        return _slices(instance, recent, history, deadline_s)
+    except Exception:  # noqa: BLE001 - whatever ails the store, the minute is known without it
+        return []
+
+
+def _slices(instance: str, recent: list[Point], history: ColumnReader, deadline_s: float) -> list[Point]:
     # within the store epochs have numbers of their own: below zero, so that none is taken for one of the memory's
     slices: list[list[Point]] = []
     end_ms = recent[0].ts_ms - 1

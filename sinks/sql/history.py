@@ -1,6 +1,8 @@
 """Reads the SQL store: containers that live, and the samples of one. Safe from any thread, beside the writer."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ WHERE c.ended_ms IS NULL
   AND m.valid_from_ms = (SELECT max(valid_from_ms) FROM container_metadata WHERE container = c.id)
 ORDER BY c.path, c.source, c.instance, c.epoch
 """
+_STEPS = 20_000
+"""SQLite's steps between two looks at the clock: a millisecond or so."""
 _SAMPLE_COLUMNS = frozenset(c.name for c in metadata.tables["sample"].columns)
 _EPOCHS = """
 SELECT id, first_ms, last_ms FROM container JOIN container_span ON container = id WHERE instance = ?
@@ -32,21 +36,36 @@ ORDER BY epoch DESC, id DESC
 class SqlHistory:
     """A HistoryReader over one file. Values that are NULL are left out, and so are `pairs` of containers, which are not stored.
 
-    Raises sqlalchemy.exc.DBAPIError if the file is not there or cannot be read.
+    Raises sqlalchemy.exc.DBAPIError if the file is not there or cannot be read, and where a question takes longer than
+    `limit_s`: rows lie in the order of time, so one about long ago on a host of many containers can read the whole file.
     """
 
-    def __init__(self, path: Path, busy_timeout_s: float = 5.0) -> None:
+    def __init__(self, path: Path, busy_timeout_s: float = 5.0, limit_s: float | None = None) -> None:
         self._engine = reading_engine(path, busy_timeout_s)
+        self._limit_s = limit_s
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sa.Connection]:
+        with self._engine.connect() as conn:
+            driver = conn.connection.driver_connection
+            assert driver is not None
+            if self._limit_s is not None:
+                end_s = time.monotonic() + self._limit_s
+                driver.set_progress_handler(lambda: time.monotonic() > end_s, _STEPS)
+            try:
+                yield conn
+            finally:
+                driver.set_progress_handler(None, 0)
 
     def live_containers(self) -> Sequence[Container]:
-        with self._engine.connect() as conn:
+        with self._connected() as conn:
             return [_container(row) for row in _rows(conn, _LIVE)]
 
     def points(self, instance: str, start_ms: int | None, end_ms: int | None, limit: int | None) -> Sequence[Point]:
         low, high = -MAX_INT if start_ms is None else start_ms, MAX_INT if end_ms is None else end_ms
         left = -1 if limit is None else limit
         newest_first: list[Point] = []
-        with self._engine.connect() as conn:
+        with self._connected() as conn:
             for id_, first_ms, last_ms in conn.exec_driver_sql(_EPOCHS, (instance,)).all():
                 span = (max(low, first_ms), min(high, last_ms))
                 found = _points(conn, id_, *span, left if left < 0 else left - len(newest_first))
@@ -55,7 +74,7 @@ class SqlHistory:
 
     def first_ms(self, instance: str) -> int | None:
         """When the first sample ever stored of it was taken; retention may have deleted it since. None if there is none."""
-        with self._engine.connect() as conn:
+        with self._connected() as conn:
             return min((row[1] for row in conn.exec_driver_sql(_EPOCHS, (instance,)).all()), default=None)
 
     def columns(self, instance: str, metrics: Sequence[str], start_ms: int, end_ms: int) -> Sequence[tuple[Value, ...]]:
@@ -69,7 +88,7 @@ class SqlHistory:
             f"SELECT epoch, ts_ms, {', '.join(metrics)} FROM container JOIN sample ON sample.container = container.id "
             "WHERE instance = ? AND ts_ms BETWEEN ? AND ? ORDER BY epoch, ts_ms"
         )
-        with self._engine.connect() as conn:
+        with self._connected() as conn:
             return [tuple(row) for row in conn.exec_driver_sql(sql, (instance, start_ms, end_ms))]
 
     def close(self) -> None:

@@ -22,6 +22,8 @@ from tidegauge.sinks.sql.history import SqlHistory
 from tidegauge.sinks.sql.rows import Insert, Plan
 from tidegauge.sinks.sql.tables import REVISION, SAMPLE_TABLES, SPEC_COLUMNS, WRITER_VERSION, container_metadata, metadata
 
+_HISTORY_LIMIT_S = 10.0
+"""How long a question to what is stored may take."""
 _EVENTS = 1_000_000
 """Events of a kind that are kept unless the configuration says otherwise."""
 _JSON = msgspec.json.Encoder(order="sorted")
@@ -81,7 +83,7 @@ class SqlSink:
         """Short while a call of `maintain` left work to do."""
         self._config = config
         self._engine = writing_engine(self.path, config.busy_timeout_s)
-        self._history = SqlHistory(self.path, config.busy_timeout_s)
+        self._history = SqlHistory(self.path, config.busy_timeout_s, _HISTORY_LIMIT_S)
         self._conn: sa.Connection | None = None
         self._columns: Mapping[str, Sequence[str]] = {}
         self._forget()

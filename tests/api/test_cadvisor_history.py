@@ -129,6 +129,12 @@ def test_no_time_for_the_store_leaves_the_day_incomplete(api: Api, monkeypatch: 
     assert found["minute_usage"]["percent_complete"] == 100
 
 
+def test_a_store_that_does_not_answer_leaves_the_day_incomplete(api: Api, tmp_path: Path) -> None:
+    api.older = SqlHistory(tmp_path / "none.db")
+    found = api.get("/api/v2.0/summary/a").json["/a"]
+    assert (found["minute_usage"]["percent_complete"], found["day_usage"]["percent_complete"]) == (100, 0)
+
+
 def test_percentiles_weigh_by_time() -> None:
     found = percentiles([Span(10, 900), Span(1000, 50), Span(500, 50)])
     assert (found.fifty, found.ninety, found.ninetyfive, found.max, found.count) == (10, 10, 500, 1000, 3)
@@ -161,3 +167,10 @@ def test_columns_of_the_sql_store(file: Path) -> None:
     with pytest.raises(ValueError, match="nonsense"):
         history.columns(CONTAINER.instance, ("nonsense; DROP",), 0, 1)
     history.close()
+
+
+def test_a_question_that_takes_too_long_is_given_up(api: Api, file: Path) -> None:
+    api.older = SqlHistory(file, limit_s=0.0)
+    answer = api.get("/api/v1.3/containers/a", "POST", b'{"num_stats": -1, "start": "2023-11-14T22:20:00Z"}')
+    assert answer.status == 503
+    assert "interrupted" in answer.text
