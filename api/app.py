@@ -178,6 +178,7 @@ def _index(view: ServerView) -> str:
         f"<p>Version {html.escape(status['version'])}. {html.escape(state)}</p>"
         "<ul><li><a href=/healthz>/healthz</a> whether it works"
         "<li><a href=/metrics>/metrics</a> containers, machine and the program's own counters, for Prometheus"
+        "<li><a href=/api/>/api/v1.0 to v2.1</a> cAdvisor's REST API"
         "<li><a href=/api/v1/status>/api/v1/status</a> state of every part, JSON"
         "<li><a href=/api/v1/events>/api/v1/events</a> what happened to containers, JSON"
         "<li><a href=/validate/>/validate/</a> what of this host works, and what to do</ul>"

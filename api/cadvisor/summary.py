@@ -173,7 +173,7 @@ def _recent(instance: str, store: KeepsSamples) -> list[Point]:
 
 
 def _stored(instance: str, recent: list[Point], history: ColumnReader | None, deadline_s: float) -> list[Point]:
-    """Oldest first, from before the recent ones; as far back as a day, or as the time allows. [] if the store does not answer."""
+    """Oldest first, before the recent ones, as far back as a day or as time allows. [] if the store does not answer."""
     if history is None or time.monotonic() >= deadline_s:
         return []
     try:
