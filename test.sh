@@ -19,6 +19,7 @@ packages=(
     kmod                              # the modules of that kernel
     docker.io mmdebstrap              # a container engine, and an image made without a registry
     podman runc containerd            # two more
+    curl openssl                      # a client of the listener, and certificates for it
     iproute2 util-linux mount         # network namespaces, small file systems
     gcc libc6-dev                     # the C program that the benchmarks are compared with
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import bcrypt
 import httpx2
+import msgspec
 import pytest
 from tests.api.access import BASIC, BEARER, DIGEST, PASSWORD, TOKEN, USER, Listener, certificates, get, listening, secret
 from tests.support import need
@@ -64,6 +65,7 @@ def curl(*words: str) -> tuple[str, str]:
     return status, body
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("words", [("--basic",), ("--digest",), ("--anyauth",)])
 def test_curl_is_let_in_with_the_password_alone(listener: Listener, words: tuple[str, ...]) -> None:
     url = f"{listener.url}/api/v1/status?x=1&y=2"
@@ -74,12 +76,14 @@ def test_curl_is_let_in_with_the_password_alone(listener: Listener, words: tuple
     assert curl(url)[0] == "401"
 
 
+@pytest.mark.integration
 def test_curl_is_let_in_with_the_token_alone(listener: Listener) -> None:
     url = f"{listener.url}/metrics"
     assert curl("--oauth2-bearer", TOKEN, url)[0] == "200"
     assert curl("--oauth2-bearer", TOKEN + "x", url)[0] == "401"
 
 
+@pytest.mark.integration
 def test_curl_uses_one_nonce_for_many_requests(tmp_path: Path) -> None:
     with listening(config(tmp_path, DIGEST), tmp_path) as listener:
         status, body = curl("--digest", "--user", f"{USER}:{PASSWORD}", *[f"{listener.url}/healthz", f"{listener.url}/"] * 5)
@@ -224,6 +228,7 @@ def tls(keys: Path, *, with_clients: bool = True) -> HttpConfig:
     return HttpConfig(tls_cert=keys / "server.pem", tls_key=keys / "server.key", tls_client_ca=ca)
 
 
+@pytest.mark.integration
 def test_only_a_client_with_a_certificate_of_the_ca_is_let_in(keys: Path, tmp_path: Path) -> None:
     with listening(tls(keys), tmp_path) as listener:
         url = listener.url.replace("http:", "https:")
@@ -247,9 +252,8 @@ def test_only_a_client_with_a_certificate_of_the_ca_is_let_in(keys: Path, tmp_pa
             assert client.get("http://localhost/healthz").status_code == 200, "no TLS on the Unix socket"
 
 
+@pytest.mark.integration
 def test_tls_and_a_password_are_both_asked_for(keys: Path, tmp_path: Path) -> None:
-    import msgspec
-
     with listening(msgspec.structs.replace(tls(keys), auth_file=users(tmp_path)), tmp_path) as listener:
         url = listener.url.replace("http:", "https:") + "/metrics"
         ca = ("--cacert", str(keys / "ca.pem"))
@@ -259,6 +263,7 @@ def test_tls_and_a_password_are_both_asked_for(keys: Path, tmp_path: Path) -> No
         assert curl(*ca, "--user", f"{USER}:{PASSWORD}", url)[0] == "000"
 
 
+@pytest.mark.integration
 def test_connections_that_never_finish_tls_do_no_harm(keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidegauge.api.http_server.MAX_HANDSHAKES", 10)
     monkeypatch.setattr("tidegauge.api.http_server.HEADER_TIMEOUT_S", 3600.0)
@@ -284,6 +289,7 @@ def _is_ended(client: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.integration
 def test_a_new_certificate_is_used_without_a_restart(keys: Path, tmp_path: Path) -> None:
     for name in ("server.pem", "server.key"):
         shutil.copy(keys / name, tmp_path / name)
@@ -299,6 +305,7 @@ def test_a_new_certificate_is_used_without_a_restart(keys: Path, tmp_path: Path)
         assert curl("--cacert", str(keys / "ca.pem"), url)[0] == "000"
 
 
+@pytest.mark.integration
 def test_bad_tls_files_are_named(keys: Path, tmp_path: Path) -> None:
     locked = tmp_path / "locked.key"
     subprocess.run(
@@ -329,26 +336,3 @@ def test_many_first_requests_with_one_password_are_all_let_in(listener: Listener
     for thread in threads:
         thread.join(90)
     assert statuses == [200] * 12
-
-
-def test_a_key_readable_to_root_alone_stays_in_force_after_the_rights_are_gone(tmp_path: Path) -> None:
-    need(os.geteuid() == 0, "root")
-    folder = tmp_path / "closed"
-    folder.mkdir(mode=0o700)
-    credentials = Credentials(HttpConfig(token_file=secret(folder / "tokens", TOKEN)))
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.setgroups([])
-            os.setresgid(65534, 65534, 65534)
-            os.setresuid(65534, 65534, 65534)
-            credentials._next_s = 0.0
-            before = credentials.loaded
-            credentials.look()
-            credentials.ask_again()
-            credentials.look()
-            code = 0 if credentials.loaded is before else 2
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
