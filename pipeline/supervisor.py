@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from tidegauge.pipeline.budgets import share_arenas
 from tidegauge.pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class Child:
 def _run_child(child: Child, start: Start) -> None:
     code = 1
     try:
+        share_arenas()
         for signum in _SIGNALS:
             signal.signal(signum, signal.SIG_IGN if signum == signal.SIGHUP else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

@@ -118,3 +118,27 @@ def test_the_limit_of_open_files_is_raised_to_what_is_allowed() -> None:
         "print(raise_descriptor_limit() == hard)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
+
+
+def test_many_threads_share_two_arenas() -> None:
+    code = (
+        "import ctypes, sys, threading\n"
+        "from tidegauge.pipeline.budgets import share_arenas\n"
+        "if sys.argv[1] == 'few': share_arenas()\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.malloc.restype = ctypes.c_void_p\n"
+        "together = threading.Barrier(8)\n"
+        "def work():\n"
+        "    together.wait(60)\n"
+        "    libc.malloc(5000)\n"
+        "    together.wait(60)\n"
+        "threads = [threading.Thread(target=work) for _ in range(8)]\n"
+        "[t.start() for t in threads]\n"
+        "[t.join() for t in threads]\n"
+        "libc.malloc_stats()\n"
+    )
+    arenas = {}
+    for how in ("few", "many"):
+        done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True)
+        arenas[how] = done.stderr.count("Arena ")
+    assert arenas["few"] <= 2 < arenas["many"]
