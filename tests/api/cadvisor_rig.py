@@ -160,14 +160,11 @@ def intended() -> list[Intended]:
     return [Intended(*line.split("\t")) for line in lines if line and not line.startswith("#")]
 
 
-def unlisted(differences: Iterator[Difference], used: set[Intended] | None = None) -> list[Difference]:
+def unlisted(differences: Iterator[Difference]) -> list[Difference]:
     """Those that no line of the table allows."""
     table, found = intended(), []
     for difference in differences:
         place = difference.place.replace("[]", "")
-        match = next((i for i in table if i.kind == difference.kind and fnmatch.fnmatchcase(place, i.place)), None)
-        if match is None:
+        if not any(i.kind == difference.kind and fnmatch.fnmatchcase(place, i.place) for i in table):
             found.append(difference)
-        elif used is not None:
-            used.add(match)
     return found
