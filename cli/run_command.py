@@ -106,7 +106,7 @@ def _run(config: Config, read: Callable[[], Config]) -> int:
         return supervisor.supervise(children, reload)
 
 
-_FIXED = ("state_dir", "host", "server_user", "roots", "journal", "http", "collectors", "runtimes", "remotes")
+_FIXED = ("state_dir", "host", "server_user", "roots", "journal", "http", "metrics", "collectors", "runtimes", "remotes")
 """What changes only with a restart."""
 
 

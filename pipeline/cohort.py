@@ -121,6 +121,8 @@ class Cohort:
         """Monotonic time of the last look; None when there was nobody to look at."""
         self.served_ms = now_ms
         """Wall-clock time of the last tick."""
+        self.served_ns: int | None = None
+        """Monotonic time of the last tick, None before the first."""
 
     def __len__(self) -> int:
         return len(self.active) + len(self.idle)

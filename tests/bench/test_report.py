@@ -1,3 +1,4 @@
+from bench.__main__ import BENCHES, PAGE, put
 from bench.report import Row, Section, cheaper, markdown, ratio
 
 
@@ -29,3 +30,13 @@ def test_the_table_shows_median_spread_goal_and_verdict() -> None:
         "| a | 2 | 1 - 3 | us | at most 5 | met |",
         "| b | 1234 | one run | s |  |  |",
     ]
+
+
+def test_results_of_one_bench_are_replaced_and_the_others_stay() -> None:
+    page = "Head.\n<!-- a: begin -->\nold a\n<!-- a: end -->\n<!-- b: begin -->\nold b\n<!-- b: end -->\nTail.\n"
+    assert put(page, "b", "new") == page.replace("old b\n", "\nnew\n")
+
+
+def test_the_page_has_a_place_for_every_bench() -> None:
+    text = PAGE.read_text()
+    assert [b for b in BENCHES if text.count(f"<!-- {b}: begin -->\n") != 1 or text.count(f"<!-- {b}: end -->\n") != 1] == []

@@ -167,9 +167,11 @@ def test_a_process_that_starts_again_never_sees_a_configuration_that_was_not_acc
         assert program.process is not None
         eventually(lambda: len(in_sqlite(program)) > 8, 20)
         # What changes only with a restart is named, and holds for a process that starts again too.
-        program.file.write_text(program.file.read_text() + f'[roots]\nproc = "{elsewhere}"\n')
+        program.file.write_text(
+            program.file.read_text() + f'[roots]\nproc = "{elsewhere}"\n[metrics]\ndisable = ["all"]\nenable = ["host"]\n'
+        )
         program.process.send_signal(signal.SIGHUP)
-        eventually(lambda: "these change only with a restart: roots" in program.text(), 20)
+        eventually(lambda: "these change only with a restart: roots, metrics" in program.text(), 20)
         program.kill("sampler")
         before = len(in_sqlite(program))
         eventually(lambda: len(in_sqlite(program)) > before + 20, 20, "the new sampler reads the old roots")

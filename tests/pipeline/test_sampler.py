@@ -2,11 +2,12 @@
 
 from bisect import bisect_right
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.pipeline.sampler_rig import CpuReader, Rig
+from tests.pipeline.sampler_rig import CpuReader, Rig, SamplerClock
 
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.sampler_config import PolicyConfig, SamplerConfig
@@ -213,6 +214,64 @@ def test_a_tick_that_is_late_by_more_than_two_intervals_leaves_a_gap_and_no_burs
     assert rig.seconds("/") == [0, 1, 2, 7.3, 8, 9]
     assert rig.sampler.stats.missed_ticks == 4
     assert rig.sampler.stats.late_ticks == 1
+    rig.close()
+
+
+class Dawdling:
+    """A collector each of whose readings takes its time."""
+
+    Config: Any = None
+    metrics = ("load1",)
+
+    def __init__(self, clock: Any) -> None:
+        self.clock = clock
+        self.takes_s = 0.0
+
+    def reader(self, container: Container) -> "Dawdling":
+        return self
+
+    def read(self) -> tuple[float]:
+        self.clock.advance(self.takes_s)
+        return (1.0,)
+
+    def close(self) -> None: ...
+
+
+def test_a_tick_that_takes_more_than_three_intervals_leaves_a_gap_and_is_late() -> None:
+    clock = SamplerClock()
+    slow = Dawdling(clock)
+    rig = Rig(SamplerConfig(dynamic=False), [("slow", slow)], clock=clock)
+    rig.run(2)
+    before = clock.time_ms()
+    slow.takes_s = 9.4
+    rig.run(10.4)
+    slow.takes_s = 0.0
+    rig.run(2)
+    # the reading under way took 9.4 s from the tick one second after `before`
+    assert [(g.from_ms, g.to_ms, g.reason) for g in rig.gaps] == [(before + 1000, before + 11_000, "stall")]
+    assert rig.sampler.stats.missed_ticks == 9
+    assert rig.sampler.stats.late_ticks == 1
+    assert rig.sampler.stats.values()["lateness_max_seconds"] == pytest.approx(8.4)
+    rig.close()
+
+
+def test_many_new_containers_do_not_hold_up_those_that_are_there() -> None:
+    clock = SamplerClock()
+    slow = Dawdling(clock)
+    rig = Rig(SamplerConfig(dynamic=False), [("slow", slow)], clock=clock)
+    rig.world.make("/old")
+    rig.run(2)
+    for n in range(30):
+        rig.world.make(f"/{n}")
+    slow.takes_s = 0.1
+    rig.run(1)
+    assert rig.sampler.stats.missed_ticks == 0
+    seen = [n for n in range(30) if rig.samples(f"/{n}")]
+    assert 0 < len(seen) < 10
+    slow.takes_s = 0.0
+    rig.run(1)
+    assert all(rig.samples(f"/{n}") for n in range(30))
+    assert len(rig.samples("/old")) == 4
     rig.close()
 
 
