@@ -1,6 +1,6 @@
 """Real cgroups for benchmarks, each with a small process in it, some of them busy.
 
-Needs root. They lie below `/tidegauge-bench` in every hierarchy that has values for us, and go at the end, or at the next
+Needs root. They lie below `/tidegauge-bench-PID` in every hierarchy that has values for us, and go at the end, or at the next
 start if a run was killed (the processes end with their parent).
 """
 
@@ -15,7 +15,8 @@ from typing import Self
 
 from bench.native import build
 
-TOP = "tidegauge-bench"
+_PREFIX = "tidegauge-bench-"
+TOP = f"{_PREFIX}{os.getpid()}"
 _CGROUP = Path("/sys/fs/cgroup")
 _V1 = ("cpuacct", "cpu", "memory", "blkio", "pids")
 _V1_LIMIT = "blkio.throttle.write_bps_device"
@@ -125,11 +126,13 @@ class Cgroups:
         self._remove()
 
     def _remove(self) -> None:
+        """Takes away our own, and those of runs that were killed."""
         for root in self._roots:
-            top = root / TOP
-            if top.is_dir():
-                for place in [p for p in top.iterdir() if p.is_dir()] + [top]:
-                    _remove_one(place)
+            for top in root.glob(f"{_PREFIX}*"):
+                pid = top.name.removeprefix(_PREFIX).partition("-")[0]
+                if top.name == TOP or (pid.isdigit() and not Path(f"/proc/{pid}").exists()):
+                    for place in [p for p in top.iterdir() if p.is_dir()] + [top]:
+                        _remove_one(place)
 
 
 class KernelMemory:
