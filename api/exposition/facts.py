@@ -73,14 +73,13 @@ def of_container(container: Container, machine: Machine | None) -> Iterator[tupl
     if container.is_host and machine is not None:  # the root has no limits but these
         memory_limit = machine.memory_bytes if memory_limit in (None, UNLIMITED) else memory_limit
         swap_limit = machine.swap_bytes if swap_limit in (None, UNLIMITED) else swap_limit
-    reservation = spec.memory_reservation_bytes if spec.memory_min_bytes is None else spec.memory_min_bytes
     values = {
         "cpu_period": spec.cpu_period_us,
         "cpu_quota": spec.cpu_quota_us if has_quota(container) else None,
         "cpu_shares": spec.cpu_shares,
         "memory_limit_bytes": memory_limit,
         "memory_swap_limit_bytes": swap_limit,
-        "memory_reservation_limit_bytes": reservation,
+        "memory_reservation_limit_bytes": spec.memory_reservation_bytes,
     }
     for name, value in values.items():
         if value is not None:
