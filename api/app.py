@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from tidegauge.api import debug, processes, validate
+from tidegauge.api import debug, openapi, processes, validate
 from tidegauge.api.auth import Credentials
 from tidegauge.api.cadvisor.routes import CadvisorApi
 from tidegauge.api.events import EventPages
@@ -125,6 +125,7 @@ def build(
             processes.route(view.ask, view.containers),
             Route("/api/v1/dead-letters/{sink}/{action:str}", dead_letters, methods=["GET", "POST"]),
             *validate.routes(view),
+            openapi.route(config),
             *(debug.routes(view.ask) if config.debug else ()),
             CadvisorApi(view, pages, host, config.compat == "strict").route(),
         ],
