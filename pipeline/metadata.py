@@ -1,4 +1,4 @@
-"""What of a container's metadata goes into its records: fields by path, fields by what a runtime said, allow-lists. Pure."""
+"""What of a container's metadata goes into its records: by path, by what a runtime said, allow-lists, bounds. Pure."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -8,6 +8,13 @@ import msgspec
 
 from tidegauge.pipeline.plugin import Metadata, RuntimeRef
 from tidegauge.pipeline.sampler_config import Seconds
+
+MAX_TEXT = 4096
+"""Characters of a name, or of the value of a label or variable."""
+MAX_PAIRS = 64
+"""Labels of a container, likewise its variables and aliases."""
+MAX_BYTES = 32768
+"""All of a container's metadata together, in UTF-8. Each segment of the journal begins with those of all living containers."""
 
 
 class MetadataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,3 +98,58 @@ def described_fields(ref: RuntimeRef, said: Metadata, config: MetadataConfig) ->
 def pod_fields(pod: str, namespace: str | None) -> dict[str, Any]:
     """Fields of the record of a pod's own cgroup."""
     return {"name": pod, "pod": pod, "pod_namespace": namespace}
+
+
+def bounded(fields: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """The same fields, not longer than a record may have them, and how many values were cut or left out for it.
+
+    What stays is the same for the same fields: names come before aliases, labels before variables, each by their order.
+    A name or value that is too long ends early; an alias, label or variable for which there is no room is left out.
+    """
+    cut = _Bounds()
+    whole = {k: v if isinstance(v, tuple | Mapping) else cut.text(v) for k, v in fields.items()}
+    whole |= {k: cut.texts(v) for k, v in whole.items() if isinstance(v, tuple)}
+    whole |= {k: cut.pairs(v) for k, v in whole.items() if isinstance(v, Mapping)}
+    return whole, cut.count
+
+
+class _Bounds:
+    """The room that is left."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._left = MAX_BYTES
+
+    def text(self, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        short = value[:MAX_TEXT]
+        if _size(short) > self._left:
+            short = short[: self._left // 4]
+        self._left -= _size(short)
+        self.count += short != value
+        return short
+
+    def texts(self, values: Sequence[str]) -> tuple[str, ...]:
+        kept = tuple(v for v in values[:MAX_PAIRS] if len(v) <= MAX_TEXT and self._take(_size(v)))
+        self.count += len(values) - len(kept)
+        return kept
+
+    def pairs(self, pairs: Mapping[str, str]) -> dict[str, str]:
+        kept: dict[str, str] = {}
+        for key in sorted(pairs)[:MAX_PAIRS]:
+            value = pairs[key][:MAX_TEXT]
+            if len(key) <= MAX_TEXT and self._take(_size(key) + _size(value)):
+                kept[key] = value
+                self.count += value != pairs[key]
+        self.count += len(pairs) - len(kept)
+        return kept
+
+    def _take(self, size: int) -> bool:
+        if is_room := size <= self._left:
+            self._left -= size
+        return is_room
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))

@@ -20,7 +20,7 @@ from tidegauge.pipeline.handover import Handover
 from tidegauge.pipeline.housekeeping import is_included, is_pruned
 from tidegauge.pipeline.identity import REMOTE_NUMBERS
 from tidegauge.pipeline.log_thread import Outlet
-from tidegauge.pipeline.metadata import MetadataConfig, described_fields
+from tidegauge.pipeline.metadata import MAX_TEXT, MetadataConfig, bounded, described_fields
 from tidegauge.pipeline.pace import paced
 from tidegauge.pipeline.plugin import RemoteAnswer, RemoteContainer, RemoteReading
 from tidegauge.pipeline.reading import is_storable
@@ -42,9 +42,6 @@ _FUTURE_MS = 3_600_000
 """A container that was made so long after the newest reading of all was made at no time that is known."""
 _SAME_MS = 1000
 """Two times of creation that differ by less are one: they are reckoned from the uptime."""
-_MAX_TEXT = 4096
-_MOST_LABELS = 64
-"""Characters of a path, name or label value, and labels of a container: so much is recorded."""
 
 
 def source_of(machine: str, name: str) -> str:
@@ -256,7 +253,7 @@ class RemoteRoster:
     def _is_wanted(self, path: str) -> bool:
         if path == "/":
             return True
-        if len(path) > _MAX_TEXT or is_pruned(self._options.exclude, path):
+        if len(path) > MAX_TEXT or is_pruned(self._options.exclude, path):
             return False
         return is_included(self._options.include, path)
 
@@ -333,8 +330,8 @@ class RemoteRoster:
     def _fields(self, container: RemoteContainer) -> dict[str, Any]:
         fields: dict[str, Any] = {"spec": container.spec}
         if container.ref is not None and container.said is not None:
-            fields |= described_fields(container.ref, container.said, self._metadata)
-        return {k: _cut(v) for k, v in fields.items()}
+            fields |= bounded(described_fields(container.ref, container.said, self._metadata))[0]
+        return fields
 
     def _end(self, handover: Handover, seen: _Seen, ts_ms: int, is_gone: bool) -> None:
         record = seen.record
@@ -386,17 +383,6 @@ class RemoteRoster:
 
     def _log_ms(self) -> int:
         return self._clock.time_ns() // 1_000_000
-
-
-def _cut(value: Any) -> Any:
-    """Metadata of a bounded length: a record must fit a frame of the log."""
-    if isinstance(value, str):
-        return value[:_MAX_TEXT]
-    if isinstance(value, tuple):
-        return tuple(_cut(v) for v in value[:_MOST_LABELS])
-    if isinstance(value, dict):
-        return {_cut(k): _cut(value[k]) for k in list(value)[:_MOST_LABELS]}
-    return value
 
 
 def schemas_of(

@@ -4,9 +4,13 @@ A container is asked of every runtime that its path may belong to, each runtime 
 holds up its own containers' names and nothing else. What is found goes back as a command to the sampling thread, which makes
 a record of it. A runtime that is not there, does not know the container yet or fails is asked again with back-off, all its
 containers at once when it is back; events tell of changes, and a survey now and then of those that were missed.
+
+Users may run engines of their own, and these say what their users like, or nothing at all. So each user has askers of his own,
+for the containers in his slice and for no others.
 """
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +20,8 @@ import msgspec
 
 from tidegauge.pipeline.backoff import Backoff
 from tidegauge.pipeline.errors import NoData
-from tidegauge.pipeline.metadata import MetadataConfig, described_fields, path_fields, pod_fields
-from tidegauge.pipeline.plugin import Describer, Metadata, Runtime, RuntimeNews, RuntimeRef, Watcher
+from tidegauge.pipeline.metadata import MetadataConfig, bounded, described_fields, path_fields, pod_fields
+from tidegauge.pipeline.plugin import Describer, Metadata, PerUser, Runtime, RuntimeNews, RuntimeRef, Watcher
 from tidegauge.pipeline.records import Container
 
 _LOG = logging.getLogger(__name__)
@@ -30,6 +34,15 @@ _GUESSES = 3
 _NEVER_S = float("inf")
 _ASK_AGAIN_S = 0.1
 """After a container's end, until it is asked for the exit code that no event told."""
+_SLICE = re.compile(r"/user\.slice/user-(\d{1,10})\.slice(?:/|$)")
+_MOST_OF_USERS = 32
+"""Askers of users at a time; each has two threads and a few connections."""
+
+
+def user_of(path: str) -> int:
+    """The user in whose slice the cgroup lies, 0 if in none. Only root and that user's systemd can make one there."""
+    found = _SLICE.match(path)
+    return int(found[1]) if found else 0
 
 
 class Parting(NamedTuple):
@@ -84,8 +97,9 @@ class _Entry:
     def __init__(self, path: str, instance: str, refs: Sequence[tuple[str, RuntimeRef]]) -> None:
         self.path = path
         self.instance = instance
+        self.user = user_of(path)
         self.refs = dict(refs)
-        """Name of the runtime that is asked -> what it is asked for."""
+        """Name of the asker -> what it is asked for."""
         self.ref: RuntimeRef | None = None
         """The one that was answered."""
         self.said: Metadata | None = None
@@ -112,14 +126,17 @@ class Binder:
         self._config = config or MetadataConfig()
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
-        self._pods: dict[str, tuple[str, str | None]] = {}
-        """uid -> name and namespace, as a container of the pod had them."""
+        self._pods: dict[tuple[int, str], tuple[str, str | None]] = {}
+        """User and uid -> name and namespace, as a container of the pod in the same slice had them."""
         self._unidentified: dict[str, int] = {}
         """Times that a plug-in failed over a path, by its name."""
-        self._is_stopping = False
+        self._metadata_cut = 0
+        self._is_started = self._is_stopping = False
         self._bind: Callable[[str, str, Mapping[str, Any]], None] = lambda path, instance, fields: None
         self._depart: Callable[[str, int | None], None] = lambda instance, exit_code: None
         self._askers = {name: _Asker(name, r, self) for name, r in runtimes if isinstance(r, Describer)}
+        """By the runtime's name; those of users by `NAME/UID`, made when the first container is there."""
+        self._has_too_many = False
 
     # In the sampling thread.
 
@@ -134,17 +151,41 @@ class Binder:
         refs = self._refs(record.path)
         if not refs:
             return
-        entry = _Entry(record.path, record.instance, [(name, ref) for name, ref in refs if name in self._askers])
+        user = user_of(record.path)
         pod = refs[0][1].id if refs[0][1].runtime == "kubernetes" else None
-        if not entry.refs and pod is None:
-            return
         with self._lock:
+            askers = [(asker.name, ref) for name, ref in refs if (asker := self._asker(name, user)) is not None]
+            entry = _Entry(record.path, record.instance, askers)
+            if not entry.refs and pod is None:
+                return
             self._entries[record.instance] = entry
             for name in entry.refs:
                 self._askers[name].ask(entry)
             if pod is not None:
                 entry.ref = refs[0][1]
-                self._name_pod(pod)
+                self._name_pod(user, pod)
+
+    def _asker(self, name: str, user: int) -> "_Asker | None":
+        """Who is asked for that user's containers of a runtime; None: nobody. Under the lock."""
+        runtime = dict(self._runtimes)[name]
+        if not user or not isinstance(runtime, PerUser):
+            return self._askers.get(name)
+        if (own := f"{name}/{user}") in self._askers:
+            return self._askers[own]
+        of_users = [n for n, a in self._askers.items() if a.user]
+        if len(of_users) >= _MOST_OF_USERS:
+            busy = {n for e in self._entries.values() for n in e.refs}
+            idle = next((n for n in of_users if n not in busy), None)
+            if idle is None:
+                if not self._has_too_many:
+                    _LOG.warning("%d engines of users are asked already: %s is not", len(of_users), own)
+                self._has_too_many = True
+                return None
+            self._askers.pop(idle).end()
+        made = self._askers[own] = _Asker(own, runtime.of_user(user), self, user)
+        if self._is_started:
+            made.start()
+        return made
 
     def gone(self, record: Container) -> Parting:
         with self._lock:
@@ -172,20 +213,22 @@ class Binder:
             for name in entry.refs:
                 self._askers[name].forget(entry)
             if entry.ref is not None and entry.ref.runtime == "kubernetes":
-                self._pods.pop(entry.ref.id, None)
+                self._pods.pop((entry.user, entry.ref.id), None)
 
     # From other threads.
 
     def start(self) -> None:
-        for asker in self._askers.values():
-            asker.start()
+        with self._lock:
+            self._is_started = True
+            for asker in self._askers.values():
+                asker.start()
 
     def stop(self) -> None:
         """Has the threads end; those that wait for a runtime are left to end by themselves. Safe twice."""
         with self._lock:
             self._is_stopping = True
             for asker in self._askers.values():
-                asker.awake()
+                asker.end()
 
     def reload(self, config: MetadataConfig) -> None:
         """Takes over other allow-lists; containers that are known already get records accordingly."""
@@ -196,9 +239,14 @@ class Binder:
                     self._send(entry, described_fields(entry.ref, entry.said, config))
 
     def resync(self) -> None:
-        """Asks the runtimes whether anything changed unnoticed. Blocks as long as they take."""
-        for asker in self._askers.values():
-            asker.survey()
+        """Asks the runtimes whether anything changed unnoticed. Blocks as long as they take, but for the engines of users."""
+        with self._lock:
+            askers = list(self._askers.values())
+        for asker in askers:
+            if asker.user:
+                threading.Thread(target=asker.survey, name=f"survey {asker.name}", daemon=True).start()
+            else:
+                asker.survey()
 
     def metadata(self, instance: str) -> Metadata | None:
         """All that the runtime said of a container, labels that are not recorded included."""
@@ -214,6 +262,7 @@ class Binder:
                 "runtime_asks": {a.name: a.asks for a in askers},
                 "runtime_connected": {a.name: a.is_connected for a in askers},
                 # without those that only might be containers
+                "metadata_cut": self._metadata_cut,
                 "containers_unnamed": sum(
                     e.said is None and any(not r.namespace for r in e.refs.values()) for e in self._entries.values()
                 ),
@@ -224,10 +273,6 @@ class Binder:
     @property
     def lock(self) -> threading.Lock:
         return self._lock
-
-    @property
-    def is_stopping(self) -> bool:
-        return self._is_stopping
 
     def has(self, entry: _Entry) -> bool:
         return self._entries.get(entry.instance) is entry
@@ -252,9 +297,9 @@ class Binder:
             entry.ref, entry.said = ref, said
             self._send(entry, described_fields(ref, said, self._config))
         uid = ref.pod_uid or said.pod_uid
-        if uid is not None and said.pod is not None and self._pods.get(uid) != (said.pod, said.pod_namespace):
-            self._pods[uid] = (said.pod, said.pod_namespace)
-            self._name_pod(uid)
+        if uid is not None and said.pod is not None and self._pods.get((entry.user, uid)) != (said.pod, said.pod_namespace):
+            self._pods[entry.user, uid] = (said.pod, said.pod_namespace)
+            self._name_pod(entry.user, uid)
         if entry.is_waiting and not said.is_running and said.exit_code is not None:
             entry.exit_code = said.exit_code
         if entry.is_gone and entry.exit_code is not None:
@@ -287,15 +332,19 @@ class Binder:
             self._depart(entry.instance, entry.exit_code)
 
     def _send(self, entry: _Entry, fields: Mapping[str, Any]) -> None:
+        fields, cut = bounded(fields)
         if fields != entry.sent:
             entry.sent = fields
+            if cut and not self._metadata_cut:
+                _LOG.warning("%s has more metadata than a record takes: %d values are cut or left out", entry.path, cut)
+            self._metadata_cut += cut
             self._bind(entry.path, entry.instance, fields)
 
-    def _name_pod(self, uid: str) -> None:
-        if uid in self._pods:
+    def _name_pod(self, user: int, uid: str) -> None:
+        if (user, uid) in self._pods:
             for entry in self._entries.values():
-                if entry.ref is not None and entry.ref.runtime == "kubernetes" and entry.ref.id == uid:
-                    self._send(entry, pod_fields(*self._pods[uid]))
+                if (entry.user, entry.ref and (entry.ref.runtime, entry.ref.id)) == (user, ("kubernetes", uid)):
+                    self._send(entry, pod_fields(*self._pods[user, uid]))
 
     def _refs(self, path: str) -> list[tuple[str, RuntimeRef]]:
         if path == "/":
@@ -317,8 +366,10 @@ class Binder:
 class _Asker:
     """One runtime: a thread that asks for containers that are due, and one that follows its events once it has any."""
 
-    def __init__(self, name: str, runtime: Describer, binder: Binder) -> None:
+    def __init__(self, name: str, runtime: Describer, binder: Binder, user: int = 0) -> None:
         self.name = name
+        self.user = user
+        """For whose containers alone it asks; 0: for those of no user's slice."""
         self.errors = 0
         self.asks = 0
         self.is_connected = False
@@ -333,6 +384,8 @@ class _Asker:
         self._absent = Backoff(*_ABSENT_S)
         self._disconnected = Backoff(*_ABSENT_S)
         self._is_failing = False
+        self._is_ending = False
+        self._is_surveying = False
         self._prints: Mapping[str, object] = {}
 
     @property
@@ -348,16 +401,20 @@ class _Asker:
         """Has those containers asked for that are not as at the last survey."""
         runtime = self._runtime
         with self._binder.lock:
-            if not isinstance(runtime, Watcher) or not self._binder.entries(self.name):
+            if not isinstance(runtime, Watcher) or self._is_surveying or not self._binder.entries(self.name):
                 return
+            self._is_surveying = True
+        prints: Mapping[str, object] | None = None
         try:
             prints = runtime.survey()
         except NoData:
-            return
+            pass
         except Exception as exc:  # noqa: BLE001 - a plug-in's error is counted and leaves the others alone
             self._failed(exc)
-            return
         with self._binder.lock:
+            self._is_surveying = False
+            if prints is None:
+                return
             for entry in self._binder.entries(self.name):
                 id_ = entry.refs[self.name].id
                 if id_ in prints and self._prints.get(id_, prints[id_]) != prints[id_]:
@@ -375,7 +432,9 @@ class _Asker:
     def forget(self, entry: _Entry) -> None:
         self._due_s.pop(entry, None)
 
-    def awake(self) -> None:
+    def end(self) -> None:
+        """Has its threads end."""
+        self._is_ending = True
         self._changed.notify_all()
 
     # Threads.
@@ -394,7 +453,7 @@ class _Asker:
     def _next(self) -> _Entry | None:
         """The container that is to be asked for now; None when it is to stop."""
         with self._binder.lock:
-            while not self._binder.is_stopping:
+            while not self._is_ending:
                 now_s = time.monotonic()
                 entry = min(self._due_s, key=self._due_s.__getitem__, default=None)
                 self._wakes_s = _NEVER_S if entry is None else max(self._due_s[entry], self._pause_s)
@@ -454,21 +513,21 @@ class _Asker:
     def _follow(self, runtime: Watcher) -> None:
         while self._has_entries():
             try:
-                runtime.watch(self._told, lambda: self._binder.is_stopping)
+                runtime.watch(self._told, lambda: self._is_ending)
             except NoData:
                 pass
             except Exception as exc:  # noqa: BLE001 - see survey
                 self._failed(exc)
             with self._binder.lock:
                 self.is_connected = False
-                self._changed.wait_for(lambda: self._binder.is_stopping, self._disconnected.next_s())
+                self._changed.wait_for(lambda: self._is_ending, self._disconnected.next_s())
 
     def _has_entries(self) -> bool:
         """Waits for the first container: until then nobody is asked for events. False when it is to stop."""
         with self._binder.lock:
-            while not self._binder.is_stopping and not self._binder.entries(self.name):
+            while not self._is_ending and not self._binder.entries(self.name):
                 self._changed.wait()
-            return not self._binder.is_stopping
+            return not self._is_ending
 
     def _told(self, news: RuntimeNews) -> None:
         with self._binder.lock:

@@ -121,6 +121,7 @@ _COUNTERS: Mapping[str, str] = {
     "journal_sync_errors": "Syncs that the disk refused.",
     "log_failures": "Times that the journal's thread could not append or sync; it tries again until it can.",
     "log_unwritable_rows": "Rows given up since they could not be encoded, or were too large for the journal.",
+    "metadata_cut": "Names, labels and variables that were cut or left out, as too many or too long for a container's record.",
     "discovery_overflows": "Times that the kernel lost events of new and removed cgroups; a walk finds what was missed.",
     "kmsg_overruns": "Times that the kernel's log was overwritten before it was read; what it said of OOM kills may be lost.",
     "unwatched_directories": "Times that a cgroup directory got no watch; only walks find what is made in it.",

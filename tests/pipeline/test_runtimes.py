@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.collectors.runtimes.engine_server import EngineServer
 
 from tidegauge.collectors.runtimes.containerd import ContainerdConfig, ContainerdRuntime
@@ -15,9 +17,9 @@ from tidegauge.collectors.runtimes.docker import DockerConfig, DockerRuntime
 from tidegauge.collectors.runtimes.kubernetes import KubernetesConfig, KubernetesRuntime
 from tidegauge.collectors.runtimes.systemd import SystemdConfig, SystemdRuntime
 from tidegauge.pipeline import runtimes
-from tidegauge.pipeline.metadata import MetadataConfig, allowed
+from tidegauge.pipeline.metadata import MAX_BYTES, MetadataConfig, allowed, bounded, described_fields
 from tidegauge.pipeline.plugin import Metadata, RuntimeRef
-from tidegauge.pipeline.records import Container
+from tidegauge.pipeline.records import Container, encode_record
 from tidegauge.pipeline.runtimes import Binder, Parting
 
 UID = "1be2c244-a7b8-5bf9-21df-7bf52074492b"
@@ -540,6 +542,60 @@ def test_allowed_labels_are_patterns() -> None:
     labels = {"b.x": "2", "a": "1", "b.y": "3", "c": "4"}
     assert list(allowed(("b.*", "a"), labels).items()) == [("a", "1"), ("b.x", "2"), ("b.y", "3")]
     assert allowed((), labels) == {}
+
+
+# Bounds.
+
+
+def _bytes(fields: Mapping[str, Any]) -> int:
+    return len(encode_record(_record("/x", **fields))) - len(encode_record(_record("/x")))
+
+
+@given(
+    st.dictionaries(st.text(max_size=6000), st.text(max_size=9000), max_size=90),
+    st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=90),
+    st.lists(st.text(max_size=6000), max_size=70),
+    st.text(max_size=40_000),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_is_said_a_record_stays_small(
+    labels: dict[str, str], environment: dict[str, str], aliases: list[str], name: str
+) -> None:
+    said = Metadata(name=name, image=name, aliases=tuple(aliases), labels=labels, environment=environment)
+    config = MetadataConfig(labels=("*",), environment=("*",))
+    ref = RuntimeRef("docker", _id(1))
+    whole = described_fields(ref, said, config)
+    fields, cut = bounded(whole)
+    assert _bytes(fields) < MAX_BYTES + 4096  # what frames the values
+    assert (cut == 0) == (fields == whole)
+    assert bounded(fields) == (fields, 0)
+    turned = msgspec.structs.replace(said, labels=dict(reversed(labels.items())))
+    assert bounded(described_fields(ref, turned, config)) == (fields, cut)
+
+
+def test_what_stays_of_too_many_labels_are_the_first_by_name() -> None:
+    labels = {f"l{n:03}": "v" for n in reversed(range(100))}
+    fields, cut = bounded({"name": "n", "labels": labels, "environment": {"long": "x" * 5000}})
+    assert list(fields["labels"]) == [f"l{n:03}" for n in range(64)]
+    assert fields["environment"] == {"long": "x" * 4096}
+    assert cut == 37
+    assert len(bounded({"labels": {f"l{n:03}": "v" * 3000 for n in range(64)}})[0]["labels"]) == 10
+    assert bounded({"image": "\U0001f600" * 9000, "name": "n" * 20_000})[0] == {
+        "image": "\U0001f600" * 4096,
+        "name": "n" * 4096,
+    }
+
+
+def test_metadata_without_bounds_are_cut_counted_and_told_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.server.start()
+    for n in (1, 2):
+        bench.server.has(_id(n), f"c{n}", Config={"Labels": {"com.docker.compose.project": "x" * 3_000_000}})
+        bench.binder.appeared(_docker(n))
+    wait(lambda: bench.of(_docker(1)) and bench.of(_docker(2)))
+    assert all(_bytes(fields) < MAX_BYTES + 4096 for _, fields in bench.bound)
+    assert bench.of(_docker(2), "labels") == {"com.docker.compose.project": "x" * 4096}
+    assert bench.binder.counters()["metadata_cut"] == 2
+    assert len([r for r in caplog.records if "more metadata than a record takes" in r.getMessage()]) == 1
 
 
 def test_other_allow_lists_hold_for_what_is_known_already(bench: Bench) -> None:

@@ -166,7 +166,7 @@ mkdir own && mount -t proc none own && touch bound && mount --bind /proc/kmsg bo
 
 
 def _unread_log_bytes() -> int:
-    return ctypes.CDLL(None).klogctl(9, None, 0)
+    return int(ctypes.CDLL(None).klogctl(9, None, 0))
 
 
 @pytest.mark.integration
