@@ -114,6 +114,7 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
         naming=binder,
         has_oom_events="oom_event" in config.metrics.groups,
     )
+    binder.changed = sampler.specs.soon
     kmsg = _follow_kmsg(config, sampler)
     remotes = Remotes(
         collecting.build_remotes(config),

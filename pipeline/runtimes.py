@@ -134,6 +134,8 @@ class Binder:
         self._is_started = self._is_stopping = False
         self._bind: Callable[[str, str, Mapping[str, Any]], None] = lambda path, instance, fields: None
         self._depart: Callable[[str, int | None], None] = lambda instance, exit_code: None
+        self.changed: Callable[[str], None] = lambda instance: None
+        """Called with the instance of a container that a runtime's event says has changed; any thread. Set before `start`."""
         self._askers = {name: _Asker(name, r, self) for name, r in runtimes if isinstance(r, Describer)}
         """By the runtime's name; those of users by `NAME/UID`, made when the first container is there."""
         self._has_too_many = False
@@ -541,3 +543,5 @@ class _Asker:
                 self._pause_s = 0.0
             for entry in self._binder.entries(self.name, news.id or None):
                 self.ask(entry)
+                if news.kind == "changed":
+                    self._binder.changed(entry.instance)

@@ -1,10 +1,12 @@
 """Reads the limits of each container soon after it appears and then seldom, and has what is new put into its record.
 
 A runtime makes the cgroup first and writes its limits right after, so a container is read at once, a second and ten seconds
-later. What a person changes while it runs is seen within `[sampler] spec_interval_s`. A coarse job on a worker thread: the
+later. What a person changes while it runs is seen within `[sampler] spec_interval_s`, and at once where a runtime tells that
+something has changed. A coarse job on a worker thread: the
 sampling thread only tells which containers there are, and takes what has changed.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -42,12 +44,23 @@ class SpecWatch:
         self._bind = bind
         self._clock = clock
         self._plans: dict[str, _Plan] = {}
+        self._lock = threading.Lock()
+        self._changed: set[str] = set()
+
+    def soon(self, instance: str) -> None:
+        """Has the container read in the next run; nothing if it is not known by then."""
+        with self._lock:
+            self._changed.add(instance)
 
     def run(self) -> None:
         """Reads who is due, those longest due first. Raises, after all of them, what the first source that failed raised."""
         now_ns = self._clock.monotonic_ns()
         plans = self._plans
         self._plans = {c.instance: plans.get(c.instance) or _Plan(now_ns) for c in self.containers}
+        with self._lock:
+            changed, self._changed = self._changed, set()
+        for instance in changed & self._plans.keys():
+            self._plans[instance].due_ns = min(now_ns, self._plans[instance].due_ns)
         due = [(plan.due_ns, i, c) for i, c in enumerate(self.containers) if (plan := self._plans[c.instance]).due_ns <= now_ns]
         failure: Exception | None = None
         for _, _, container in sorted(due, key=lambda one: one[:2])[:_AT_ONCE]:

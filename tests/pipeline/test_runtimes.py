@@ -225,6 +225,21 @@ def test_rename_and_health_come_by_events(bench: Bench) -> None:
     assert bench.of(_docker(1), "health") == "unhealthy"
 
 
+def test_an_event_that_a_container_has_changed_is_passed_on(bench: Bench) -> None:
+    changed: list[str] = []
+    bench.binder.changed = changed.append
+    bench.server.start()
+    for n in (1, 2):
+        bench.server.has(_id(n), f"c{n}")
+        bench.binder.appeared(_docker(n))
+    wait(bench.is_connected)
+    wait(lambda: bench.of(_docker(1)) and bench.of(_docker(2)))
+    assert not changed
+    bench.server.tell("update", _id(2))
+    wait(lambda: changed)
+    assert changed == [_docker(2).instance]
+
+
 def test_nothing_new_makes_no_record(bench: Bench) -> None:
     bench.server.start()
     bench.server.has(_id(1), "web")

@@ -64,6 +64,22 @@ def _run(watch: SpecWatch, clock: SamplerClock, seconds: float) -> None:
         clock.advance(RUN_INTERVAL_S)
 
 
+def test_what_a_runtime_says_has_changed_is_read_in_the_next_run(clock: SamplerClock, told: ToldSpecs) -> None:
+    watch = SpecWatch([told], Bound(), 60, clock)
+    watch.containers = (_container(1), _container(2))
+    _run(watch, clock, 20)
+    before = len(told.asked["/1"])
+    watch.soon(_container(1).instance)
+    watch.soon(_container(3).instance)
+    _run(watch, clock, 3)
+    assert told.asked["/1"][before:] == [20]
+    assert max(told.asked["/2"]) < 20
+    watch.containers = (*watch.containers, _container(3))
+    _run(watch, clock, 60)
+    assert told.asked["/3"][:3] == [23, 24, 33]
+    assert told.asked["/1"][before + 1 :] == [80]  # as seldom as ever after that
+
+
 def test_read_at_once_soon_again_and_then_seldom(clock: SamplerClock, told: ToldSpecs) -> None:
     watch = SpecWatch([told], Bound(), 60, clock)
     watch.containers = (_container(1),)
