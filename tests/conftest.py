@@ -1,9 +1,10 @@
 """Fixtures for all tests."""
 
 import fcntl
+import logging
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -42,3 +43,13 @@ def recorded_tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
         return unpacked[name]
 
     return get
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """Commands that run in this process set the level for the whole of it: the next test begins with what was."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
