@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -56,7 +57,14 @@ def waits_for(event: threading.Event, *before: bytes) -> Script:
 class Server:
     """Each connection takes the next script; the last serves all that follow. A context manager."""
 
-    def __init__(self, *scripts: Script, family: socket.AddressFamily = socket.AF_INET, path: str = "") -> None:
+    def __init__(
+        self,
+        *scripts: Script,
+        family: socket.AddressFamily = socket.AF_INET,
+        path: str = "",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._tls = tls
         self._scripts = list(scripts)
         self._listener = socket.socket(family)
         self._listener.bind(("127.0.0.1", 0) if family == socket.AF_INET else path)
@@ -92,8 +100,10 @@ class Server:
             self._start(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(60)
+        if self._tls is not None:
+            connection = self._tls.wrap_socket(connection, server_side=True)
         with connection, contextlib.suppress(ConnectionError):
-            connection.settimeout(60)
             request = read_request(connection)
             if request is None:
                 return

@@ -1,10 +1,13 @@
 """The client before a listener that asks for credentials and certificates, ours."""
 
 import shutil
+import ssl
+import threading
 from pathlib import Path
 
 import pytest
 from tests.api.access import PASSWORD, TOKEN, USER, certificates, listening, secret
+from tests.client.serving import Server, waits_for
 from tests.support import need
 
 from tidegauge.client import Client, ConnectionFailed, HttpError
@@ -55,5 +58,25 @@ def test_tls_with_certificates_of_both(tmp_path: Path) -> None:
             client.tidegauge.status()
         with Client(url, ca_file=keys / "ca.pem") as client, pytest.raises((ConnectionFailed, HttpError)):
             client.tidegauge.status()
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    made.load_cert_chain(keys / "server.pem", keys / "server.key")
+    done, seen = threading.Event(), threading.Event()
+    with (
+        Server(waits_for(done, b'{"container_name":"/a"}\n'), tls=made) as server,
+        Client(server.url.replace("http://", "https://"), ca_file=keys / "ca.pem") as client,
+    ):
+        events = client.stream_events()
+
+        def follow() -> None:
+            for _ in events:
+                seen.set()
+
+        thread = threading.Thread(target=follow)
+        thread.start()
+        assert seen.wait(60)
+        events.close()
+        thread.join(60)
+        assert not thread.is_alive()
+        done.set()
     with pytest.raises(ValueError, match="ca_file, cert_file, key_file"):
         Client("https://127.0.0.1", cert_file=keys / "client.pem", key_file=keys / "server.key")
