@@ -42,6 +42,11 @@ def test_holds_the_wheel_of_this_source(client: "docker.DockerClient", image: st
     assert int(count) == len(METRICS)
 
 
+def test_can_check_every_kind_of_password_file(client: "docker.DockerClient", image: str) -> None:
+    code = "import bcrypt, passlib.hash; print('there')"
+    assert client.containers.run(image, ["-c", code], entrypoint="/opt/tidegauge/bin/python", **NO_RIGHTS) == b"there\n"
+
+
 @pytest.fixture
 def neighbour(client: "docker.DockerClient", image: str) -> Iterator[str]:
     """Id of a container that keeps a fifth of a CPU busy."""
