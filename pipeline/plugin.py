@@ -224,6 +224,18 @@ class Describer(Protocol):
 
 
 @runtime_checkable
+class PerUser(Protocol):
+    """A describer that knows of users' own engines, which say what their users like.
+
+    Itself it asks none of those. For containers in a user's slice (`/user.slice/user-UID.slice`) it is not asked.
+    """
+
+    def of_user(self, user: int) -> Describer:
+        """The one that is asked for the containers in this user's slice, and for no others."""
+        ...
+
+
+@runtime_checkable
 class Watcher(Protocol):
     """A describer that tells of changes, and can say cheaply whether any were missed."""
 

@@ -131,7 +131,7 @@ class Binder:
         self._unidentified: dict[str, int] = {}
         """Times that a plug-in failed over a path, by its name."""
         self._metadata_cut = 0
-        self._is_started = self._is_stopping = False
+        self._is_running = False
         self._bind: Callable[[str, str, Mapping[str, Any]], None] = lambda path, instance, fields: None
         self._depart: Callable[[str, int | None], None] = lambda instance, exit_code: None
         self.changed: Callable[[str], None] = lambda instance: None
@@ -185,7 +185,7 @@ class Binder:
                 return None
             self._askers.pop(idle).end()
         made = self._askers[own] = _Asker(own, runtime.of_user(user), self, user)
-        if self._is_started:
+        if self._is_running:
             made.start()
         return made
 
@@ -221,14 +221,14 @@ class Binder:
 
     def start(self) -> None:
         with self._lock:
-            self._is_started = True
+            self._is_running = True
             for asker in self._askers.values():
                 asker.start()
 
     def stop(self) -> None:
         """Has the threads end; those that wait for a runtime are left to end by themselves. Safe twice."""
         with self._lock:
-            self._is_stopping = True
+            self._is_running = False
             for asker in self._askers.values():
                 asker.end()
 

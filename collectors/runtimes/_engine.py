@@ -4,20 +4,21 @@ Source: docs.docker.com/reference/api/engine (v1.24 and later), podman's compati
 socket, which for Docker is the right to do anything on the host: hence only the sampler process asks.
 """
 
-import glob
+import copy
 import json
 import re
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from tidegauge.collectors.runtimes import _labels
+from tidegauge.collectors.runtimes._sockets import Sockets
 from tidegauge.collectors.runtimes._unix_http import Address, Stream, Tcp, get
 from tidegauge.pipeline.errors import CollectError, ConfigError, NoData
 from tidegauge.pipeline.plugin import Metadata, RuntimeNews, RuntimeRef
@@ -180,8 +181,9 @@ def tcp_address(text: str, tls: Any, where: str) -> Tcp:
 class Engine:
     """Every socket among the patterns at which an engine answers. `describe` and `survey` of one thread, `watch` of another.
 
-    Patterns are absolute paths, or `tcp://HOST:PORT`. Paths are looked for below `rootfs`, and where nothing is there, as
-    they are: a socket may be mounted into our own container at its usual place.
+    Patterns are absolute paths (see `Sockets`), or `tcp://HOST:PORT`. As it is made it asks root's engines. `of_user` makes
+    one that asks a user's as well, and first: it is for that user's containers alone, so that whatever a user's engine says,
+    or does not say, is of no other's.
     """
 
     def __init__(
@@ -196,25 +198,31 @@ class Engine:
         self._namespace = namespace
         where = f"runtimes.{namespace}.sockets"
         self._remote: list[Address] = [tcp_address(p, tls, where) for p in patterns if p.startswith("tcp:")]
-        self._all_patterns = patterns
-        patterns = self._patterns = tuple(p for p in patterns if not p.startswith("tcp:"))
-        # /var/run is a link to /run: an absolute one, which below a mounted root would lead into our own container
-        below = str(rootfs).rstrip("/")
-        self._below_rootfs = [below + p.replace("/var/run/", "/run/", 1) for p in patterns] if below else []
+        self._patterns = patterns
+        self._sockets = Sockets([p for p in patterns if not p.startswith("tcp:")], rootfs)
+        self._user = 0
         self._timeout_s = timeout_s
         filters: dict[str, Any] = {"type": ["container"], **({"event": list(events)} if events else {})}
         self._events = "/events?filters=" + quote(json.dumps(filters, separators=(",", ":")))
 
+    def of_user(self, user: int) -> Self:
+        made = copy.copy(self)
+        made._user = user
+        return made
+
     def sockets(self) -> list[Address]:
-        for patterns in (self._below_rootfs, self._patterns):
-            if found := [Path(p) for pattern in patterns for p in sorted(glob.glob(pattern))]:
-                return [*found, *self._remote]
-        return self._remote
+        users = self._sockets.of(self._user) if self._user else []
+        return [*users, *self._sockets.of(0), *self._remote]
 
     def describe(self, ref: RuntimeRef) -> Metadata | None:
         """The first engine that knows the container tells."""
-        answers = self.ask(f"/containers/{ref.id}/json")
-        return decoded(parse_inspect, answers[0], self._namespace) if answers else None
+        for raw in self.ask(f"/containers/{ref.id}/json"):
+            said = decoded(parse_inspect, raw, self._namespace)
+            if said.aliases[-1] != ref.id:
+                raise CollectError(f"asked for {ref.id}, answered about another one: {raw[:200]!r}")
+            # a user could give his containers anybody's address; those that they have are of a network that only he sees
+            return msgspec.structs.replace(said, addresses=()) if self._user else said
+        return None
 
     def survey(self) -> Mapping[str, object]:
         out: dict[str, object] = {}
@@ -223,25 +231,12 @@ class Engine:
         return out
 
     def watch(self, tell: Callable[[RuntimeNews], None], is_stopping: Callable[[], bool]) -> None:
-        """Follows the events of all engines at once; ends when one of them does, or another one has appeared."""
-        streams: list[Stream] = []
-        sockets = self.sockets()
+        """Follows the events of all engines at once, also of those that come later; ends when one of them does."""
+        streams: dict[Address, Stream] = {}
         try:
-            for path in sockets:
-                try:
-                    streams.append(Stream(path, self._events, self._timeout_s))
-                except NoData:
-                    continue
-                if streams[-1].status != 200:
-                    raise CollectError(f"{path}: GET {self._events}: HTTP {streams[-1].status}")
-            if not streams:
-                raise NoData(f"no {self._namespace} engine answers at {', '.join(self._all_patterns)}")
+            ready = self._join(streams)
             tell(RuntimeNews("connected"))
             look_s = time.monotonic() + _NEW_SOCKETS_S
-            ready = streams
-            poll = select.poll()  # takes descriptors beyond 1023 too
-            for stream in streams:
-                poll.register(stream, select.POLLIN)
             while not is_stopping():
                 for stream in ready:
                     lines = stream.lines()
@@ -250,37 +245,69 @@ class Engine:
                     for line in lines:
                         if line.strip() and (news := decoded(parse_event, line)) is not None:
                             tell(news)
-                if time.monotonic() > look_s:
-                    look_s += _NEW_SOCKETS_S
-                    if set(self.sockets()) - set(sockets):
-                        return
+                poll = select.poll()  # takes descriptors beyond 1023 too
+                for stream in streams.values():
+                    poll.register(stream, select.POLLIN)
                 told = {fd for fd, _ in poll.poll(_LOOK_S * 1000)}
-                ready = [stream for stream in streams if stream.fileno() in told]
+                ready = [stream for stream in streams.values() if stream.fileno() in told]
+                if time.monotonic() > look_s:
+                    look_s = time.monotonic() + _NEW_SOCKETS_S
+                    if fresh := self._join(streams):
+                        tell(RuntimeNews("connected"))
+                        ready += fresh
         finally:
-            for stream in streams:
+            for stream in streams.values():
                 stream.close()
 
-    def ask(self, target: str) -> list[bytes]:
-        """Answers of the engines that have one. What one of several does wrong is told only if no other has an answer."""
-        answers: list[bytes] = []
+    def _join(self, streams: dict[Address, Stream]) -> list[Stream]:
+        """Opens those that are not open yet; errors as of `describe` if none is open then."""
+        fresh: dict[Address, Stream] = {}
         errors: list[CollectError] = []
-        absent = 0
-        sockets = self.sockets()
-        for path in sockets:
+        for path in self.sockets():
+            if path in streams:
+                continue
+            try:
+                stream = Stream(path, self._events, self._timeout_s)
+            except NoData:
+                continue
+            except CollectError as exc:
+                errors.append(exc)
+                continue
+            if stream.status == 200:
+                streams[path] = fresh[path] = stream
+            else:
+                stream.close()
+                errors.append(CollectError(f"{path}: GET {self._events}: HTTP {stream.status}"))
+        if not streams:
+            raise errors[0] if errors else self._nobody()
+        return list(fresh.values())
+
+    def ask(self, target: str) -> Iterator[bytes]:
+        """Answers of the engines that have one, each asked when it is its turn.
+
+        What one of several does wrong is told at the end, and only if no other has an answer.
+        """
+        errors: list[CollectError] = []
+        is_there = has_answer = False
+        for path in self.sockets():
             try:
                 raw = get(path, target, self._timeout_s)
             except NoData:
-                absent += 1
+                continue
             except CollectError as exc:
                 errors.append(exc)
-            else:
-                if raw is not None:
-                    answers.append(raw)
-        if errors and not answers:
+                continue
+            is_there = True
+            if raw is not None:
+                has_answer = True
+                yield raw
+        if errors and not has_answer:
             raise errors[0]
-        if absent == len(sockets):
-            raise NoData(f"no {self._namespace} engine answers at {', '.join(self._all_patterns)}")
-        return answers
+        if not is_there and not errors:
+            raise self._nobody()
+
+    def _nobody(self) -> NoData:
+        return NoData(f"no {self._namespace} engine answers at {', '.join(self._patterns)}")
 
 
 def decoded(parse: Callable[..., T], raw: bytes, *arguments: object) -> T:

@@ -19,7 +19,7 @@ _EVENTS = ("start", "die", "rename", "update", "health_status")
 class DockerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sockets: tuple[str, ...] = ("/run/docker.sock", "/run/user/*/docker.sock")
     """Unix sockets, as shell patterns, looked for below `rootfs` first, or `tcp://HOST:PORT`. The second one is rootless
-    Docker's."""
+    Docker's. A socket that a user owns is asked for that user's containers alone."""
     tls: bool = False
     """TLS on `tcp://`; the engine's certificate and name are verified."""
     tls_ca: Path | None = None

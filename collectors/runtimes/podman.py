@@ -30,7 +30,8 @@ _DECODER = msgspec.json.Decoder(_Named)
 
 class PodmanConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sockets: tuple[str, ...] = ("/run/podman/podman.sock", "/run/user/*/podman/podman.sock")
-    """Unix sockets, as shell patterns, looked for below `rootfs` first. The second one is that of users."""
+    """Unix sockets, as shell patterns, looked for below `rootfs` first. The second one is that of users. A
+    socket that a user owns is asked for that user's containers alone."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     """Longest wait for a whole answer of one socket."""
     rootfs: Path = Path("/")

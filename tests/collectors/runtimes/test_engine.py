@@ -305,21 +305,44 @@ def test_podman_has_a_socket_for_each_user(tmp_path: Path) -> None:
     assert not thread.is_alive()
 
 
-def test_a_user_s_podman_that_comes_later_is_followed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_there", [False, True])
+def test_an_engine_that_comes_or_recovers_later_is_followed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
     monkeypatch.setattr("tidegauge.collectors.runtimes._engine._LOOK_S", 0.01)
     monkeypatch.setattr("tidegauge.collectors.runtimes._engine._NEW_SOCKETS_S", 0.01)
-    servers = [EngineServer(tmp_path / "0.sock").start()]
+    servers = [EngineServer(tmp_path / f"{n}.sock") for n in range(2)]
+    servers[0].says = b"HTTP/1.0 500 Oops\r\n\r\n"
+    if is_there:
+        servers[0].start()
+    servers[1].start()
     podman = PodmanRuntime(PodmanConfig(sockets=(str(tmp_path / "*.sock"),)))
-    thread = threading.Thread(target=podman.watch, args=(lambda news: None, lambda: False))
+    told: list[RuntimeNews] = []
+    thread = threading.Thread(target=podman.watch, args=(told.append, lambda: False))
     thread.start()
     try:
-        _wait(lambda: servers[0].followers)
-        servers.append(EngineServer(tmp_path / "1.sock").start())
-        thread.join(5)
-        assert not thread.is_alive()  # whoever called begins anew, with both
+        _wait(lambda: servers[1].followers)
+        assert not servers[0].followers
+        servers[0].says = None
+        if not is_there:
+            servers[0].start()
+        _wait(lambda: servers[0].followers and len(told) == 2)
+        assert told == [RuntimeNews("connected")] * 2  # what changed before it was followed has to be asked for
+        servers[1].tell("start", "a")
+        servers[0].tell("start", "b")
+        _wait(lambda: set(told[2:]) == {RuntimeNews("changed", "a"), RuntimeNews("changed", "b")})
     finally:
         for server in servers:
             server.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_an_answer_about_another_container_is_none(server: EngineServer) -> None:
+    server.has(ID, "web")
+    server.containers[ID]["Id"] = ID.replace("c", "d")
+    with pytest.raises(CollectError, match="about another one"):
+        _docker(server).describe(REF)
 
 
 def test_an_engine_in_trouble_does_not_hide_what_another_knows(tmp_path: Path) -> None:
