@@ -191,16 +191,20 @@ def rows_of(found: Found, device: Callable[[str], str]) -> TableRows:
 
 
 class DiskUsageReader:
-    """The figures of the last walk, in every round until the next one. Called from the worker thread of slow collectors."""
+    """The figures of each walk, once. Called from the worker thread of slow collectors."""
 
     def __init__(self, entry: _Entry) -> None:
         self._entry = entry
+        self._rows: TableRows | None = None
 
-    def read(self) -> tuple[()]:
-        return ()
+    def read(self) -> tuple[()] | None:
+        """None: no walk has ended since the last call."""
+        rows, before = self._entry.rows, self._rows
+        self._rows = rows
+        return None if rows is None or rows is before else ()
 
     def read_tables(self) -> tuple[TableRows | None]:
-        return (self._entry.rows,)
+        return (self._rows,)
 
     def close(self) -> None:
         self._entry.is_gone = True

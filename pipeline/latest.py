@@ -2,7 +2,8 @@
 
 A sample need not hold everything: a closing one has the CPU counters alone, and what slow collectors read joins some samples
 only. So a value that is None leaves the last one in force, and a table that was not read its last rows; rows of a table that
-was read replace all of its rows, so that an interface that is gone is gone. Nothing outlives its container.
+was read replace all of its rows, so that an interface that is gone is gone. Of these a row without any value says that it is
+there and was not read: its last one stays in force. Nothing outlives its container.
 """
 
 from collections.abc import Sequence
@@ -34,8 +35,15 @@ def merged(before: Latest | None, sample: Sample, schema: Schema) -> Latest:
     if not tables:
         tables = before.tables
     elif before.tables:
-        tables = tuple([old if new is None else new for new, old in zip(tables, before.tables, strict=True)])
+        tables = tuple([old if new is None else _rows(new, old) for new, old in zip(tables, before.tables, strict=True)])
     return Latest(sample.ts_ms, schema, values, tables)
+
+
+def _rows(new: TableRows, old: TableRows | None) -> TableRows:
+    if not old or not any(row.count(None) == len(row) - 1 for row in new):
+        return new
+    last = {row[0]: row for row in old}
+    return tuple([last.get(row[0], row) if row.count(None) == len(row) - 1 else row for row in new])
 
 
 def _carried(before: Latest, schema: Schema) -> Latest:

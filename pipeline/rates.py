@@ -79,7 +79,7 @@ def points(samples: Iterable[Sample], schemas: Mapping[int, Schema], metric: str
 def table_points(
     samples: Iterable[Sample], schemas: Mapping[int, Schema], table: str, instance: str, metric: str
 ) -> Iterator[Point]:
-    """The readings of one metric of one instance (an interface, a disk). No point where the table was not read.
+    """The readings of one metric of one instance (an interface, a disk). No point where the table, or its row, was not read.
 
     An instance that a table which was read does not have is None, and so is a metric that its schema does not have.
     """
@@ -96,6 +96,8 @@ def table_points(
             continue
         column = next((i for i, m in enumerate(schema.metrics, 1) if m.name == metric), None)
         row = next((r for r in rows if r[0] == instance), None)
+        if row is not None and row.count(None) == len(row) - 1:
+            continue
         value = None if row is None or column is None else row[column]
         yield Point(s.ts_ms, None if isinstance(value, str) else value, s.container, s.is_closing)
 

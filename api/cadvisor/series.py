@@ -5,6 +5,7 @@ Samples are folded into what was known at their time and encoded once each; both
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -16,7 +17,7 @@ from tidegauge.api.cadvisor.reading import Reading, carried, of_latest
 from tidegauge.api.cadvisor.stats import Host
 from tidegauge.pipeline.latest import KeepsSamples, Latest, merged
 from tidegauge.pipeline.plugin import HistoryReader
-from tidegauge.pipeline.records import Sample
+from tidegauge.pipeline.records import Sample, Schema
 
 KEPT_CONTAINERS = 64
 """Containers whose encoded samples are kept: some 0.5 MiB each with two minutes of samples."""
@@ -68,6 +69,15 @@ def encode(value: object) -> bytes:
     if b"<" in raw or b">" in raw or b"&" in raw:
         raw = raw.replace(b"<", rb"\u003c").replace(b">", rb"\u003e").replace(b"&", rb"\u0026")
     return raw
+
+
+def _read_before(latest: Latest | None, samples: Sequence[tuple[Sample, Schema]]) -> Latest | None:
+    """The tables that none of the samples has: what is newest of them was read before."""
+    if latest is None:
+        return None
+    read = {t.name for s, schema in samples for t, rows in zip(schema.tables, s.tables, strict=False) if rows is not None}
+    tables = [None if t.name in read else rows for t, rows in zip(latest.schema.tables, latest.tables, strict=False)]
+    return Latest(0, latest.schema, (None,) * len(latest.values), tuple(tables))
 
 
 class Series:
@@ -137,13 +147,16 @@ class Series:
         fresh: dict[tuple[int, int], _Held] = {}
         before: Latest | None = None
         number, is_known = -1, True
-        for sample, schema in store.samples(instance):
+        samples = store.samples(instance)
+        for sample, schema in samples:
             if sample.container != number:
                 number, before, is_known = sample.container, None, True
             known = tail.held.get((number, sample.ts_ms)) if is_known else None
             if known is None or known.sample is not sample:
                 # one that came late changes what was known at those after it
                 is_known = False
+                if before is None and number == entry.container.number:
+                    before = _read_before(entry.latest, samples)
                 known = _Held(sample, merged(before, sample, schema))
             fresh[(number, sample.ts_ms)] = known
             before = known.latest

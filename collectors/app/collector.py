@@ -124,13 +124,17 @@ class AppCollector:
 
 
 class AppReader:
-    """What the endpoints of one container said last. Rows come whenever one of them was asked, those of all together."""
+    """What the endpoints of one container said last. Rows come whenever one of them was asked.
+
+    A series of another one, not asked since its last rows, has a row without a value: it is there still, and was not read.
+    """
 
     def __init__(self, collector: AppCollector, container: Container) -> None:
         self.container = container
         self._collector = collector
         self._said: Metadata | None = None
         self._endpoints: tuple[_Endpoint, ...] = ()
+        self._fresh: tuple[bool, ...] = ()
         self._left_out = 0
 
     def read(self) -> tuple[()] | None:
@@ -141,11 +145,12 @@ class AppReader:
         now_s = time.monotonic()
         for endpoint in self._endpoints:
             endpoint.start_if_due(now_s)
-        fresh = [e.take_fresh() for e in self._endpoints]
-        return () if any(fresh) else None
+        self._fresh = tuple([e.take_fresh() for e in self._endpoints])
+        return () if any(self._fresh) else None
 
     def read_tables(self) -> tuple[TableRows | None]:
-        rows, self._left_out = joined([e.found for e in self._endpoints], self._collector.config)
+        found = [(e.found, is_fresh) for e, is_fresh in zip(self._endpoints, self._fresh, strict=True)]
+        rows, self._left_out = joined(found, self._collector.config)
         self._collector.count(left_out_series=self._left_out)
         return (rows,)
 
@@ -260,12 +265,15 @@ def _certificates(file: Path) -> str:
     return text
 
 
-def joined(found: Sequence[Found], config: AppConfig) -> tuple[TableRows, int]:
-    """Rows of the table `app` within the limits of one container, and how many series are beyond."""
+def joined(found: Sequence[tuple[Found, bool]], config: AppConfig) -> tuple[TableRows, int]:
+    """Rows of the table `app` within the limits of one container, and how many series are beyond.
+
+    With what each endpoint said goes whether it said so since the last time; what it did not has no value.
+    """
     rows: dict[str, TableRow] = {}
     names: set[str] = set()
     left_out = 0
-    for series in found:
+    for series, is_fresh in found:
         for text, column, value in series:
             name = text.partition("{")[0]
             if text not in rows:
@@ -273,5 +281,7 @@ def joined(found: Sequence[Found], config: AppConfig) -> tuple[TableRows, int]:
                     left_out += 1
                     continue
                 names.add(name)
-            rows[text] = (text, *_NONE[:column], value, *_NONE[column + 1 :])
+                rows[text] = (text, *_NONE)
+            if is_fresh:
+                rows[text] = (text, *_NONE[:column], value, *_NONE[column + 1 :])
     return tuple(rows.values()), left_out

@@ -98,7 +98,10 @@ class _TablePlan:
     def add(self, ts_ms: int, id_: int, rows: Sequence[Values | tuple[object, ...]], custom: list[Row]) -> None:
         if self.insert is not None:
             pick = self._pick
-            self.insert.rows.extend([(ts_ms, id_) + pick(row) for row in rows])  # noqa: RUF005
+            # a row without any value was not read: there is nothing to store
+            self.insert.rows.extend(
+                [(ts_ms, id_) + pick(row) for row in rows if row.count(None) < len(row) - 1]  # noqa: RUF005
+            )
         for name, i in self._customs:
             custom.extend((ts_ms, id_, name, str(row[0]), row[i]) for row in rows if row[i] is not None)
 

@@ -456,3 +456,20 @@ def _sources(api: Api) -> Any:
 
     assert api.sink is not None
     return Sources(api.sink, None, Catalogs().now(api.sink), Series(), Summaries(), False, True)
+
+
+def test_what_was_read_before_the_samples_that_are_held_is_in_all_of_them() -> None:
+    """A table that is read seldom: the store has let go of the sample that had it, and knows its rows still."""
+    schema = make_schema(("cpu_usage_ns", "memory_usage_bytes"), ("disk_usage",))
+    container = make_container(9, path="/docker/seldom")
+    api = Api()
+    assert api.sink is not None
+    api.sink._age_ms = 5000
+    rows = (("/dev/sda1", 100, 100, 7, 1000),)
+    for n, tables in enumerate([(rows,), (None,), (None,)]):
+        sample = make_sample(schema, 9, START_MS + n * 4000, tables=tables, cpu_usage_ns=n, memory_usage_bytes=1)
+        api.add([sample], [container], schema)
+    held = [len(s.tables[0] or ()) for s, _ in api.sink.samples(container.instance)]
+    assert held == [0, 0]
+    answer = api.get("/api/v1.3/containers/docker/seldom").json
+    assert [[f["usage"] for f in stats["filesystem"]] for stats in answer["stats"]] == [[100], [100]]

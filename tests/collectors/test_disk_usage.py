@@ -16,7 +16,8 @@ from tests.support import descriptors_beyond_1023
 
 from tidegauge.collectors._disk_walker import Failed, Found, Measured, Walker
 from tidegauge.collectors._layers import Layer, Layers, Mount
-from tidegauge.collectors.disk_usage import DiskUsageCollector, DiskUsageConfig, Rounds, _Entry, rows_of
+from tidegauge.collectors.disk_usage import DiskUsageCollector, DiskUsageConfig, DiskUsageReader, Rounds, _Entry, rows_of
+from tidegauge.pipeline.records import TableRows
 
 ID = "c0" * 32
 MOUNTS = (Mount(b"8:1", "/", "/", "ext4", "/dev/sda1", b"rw"), Mount(b"8:2", "/", "/logs", "xfs", "/dev/sdb1", b"rw"))
@@ -276,6 +277,25 @@ def test_logs_are_looked_for_beside_the_layer_below_the_host_s_root_and_never_fo
     ]
 
 
+def test_the_figures_of_a_walk_are_handed_over_once() -> None:
+    rounds, layers, walker = _rounds(_found(100))
+    entry = _Entry("/c", ID)
+    reader = DiskUsageReader(entry)
+
+    def told() -> TableRows | None:
+        return None if reader.read() is None else reader.read_tables()[0]
+
+    assert told() is None
+    for bytes_ in (100, 100, 50):
+        walker.said = _found(bytes_)
+        rounds.measure(entry)
+        assert told() == (("/dev/sda1", bytes_, bytes_, 7, 1000),), "a walk that finds the same is read all the same"
+        assert told() is None
+    layers.layer = None
+    rounds.measure(entry)
+    assert told() is None
+
+
 def test_many_are_walked_one_after_another_and_those_that_ended_no_more() -> None:
     rounds, _, _ = _rounds(_found(100), interval_s=0.001, rest_factor=0.0)
     entries = [_Entry(f"/c{n}", ID) for n in range(20)]
@@ -317,7 +337,7 @@ def test_containers_have_a_reader_and_what_lies_in_them_or_is_none_has_not(tmp_p
         for path in (f"/docker/{ID}", f"/libpod_parent/libpod-{ID}", f"/kubepods.slice/cri-containerd-{ID}.scope"):
             reader = collector.reader(_container(path))
             assert reader is not None
-            assert (reader.read(), reader.read_tables()) == ((), (None,))
+            assert reader.read() is None
             reader.close()
         for path in (f"/docker/{ID}/init", "/system.slice/cron.service", "/docker"):
             assert collector.reader(_container(path)) is None

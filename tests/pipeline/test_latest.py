@@ -29,6 +29,23 @@ def test_each_value_and_each_table_is_the_last_that_was_read(
         assert (latest.tables[place] if latest.tables else None) == (rows[-1] if rows else None)
 
 
+def test_a_row_without_a_value_is_there_and_was_not_read() -> None:
+    schema = make_schema(("cpu_usage_ns",), ("app",))
+    none = (None,) * 7
+
+    def row(name: str, value: float | None) -> tuple[Value, ...]:
+        return (name, value, *none[1:])
+
+    latest: Latest | None = None
+    shown = []
+    steps = [{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": None}, {"a": None, "c": None}, {"a": None, "b": 4.0}]
+    for i, step in enumerate(steps):
+        rows = tuple(row(name, value) for name, value in step.items())
+        latest = merged(latest, make_sample(schema, ts_ms=START_MS + i, tables=(rows,), cpu_usage_ns=1), schema)
+        shown.append({r[0]: r[1] for r in latest.tables[0] or ()})
+    assert shown == [{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 2.0}, {"a": 3.0, "c": None}, {"a": 3.0, "b": 4.0}]
+
+
 def test_values_are_carried_by_name_when_collectors_join() -> None:
     before = merged(None, make_sample(SCHEMA, tables=((("eth0", 1),), None), cpu_usage_ns=1, memory_usage_bytes=2), SCHEMA)
     wider = make_schema(("memory_usage_bytes", "pids_current", "cpu_usage_ns"), ("percpu", "network"))

@@ -301,6 +301,7 @@ def test_points_of_an_interface() -> None:
         Sample(4, 60, schema.id, (1,), ((), (("lo", 1, 2),))),
         Sample(4, 70, bare.id, (1,)),
         Sample(4, 80, schema.id, (1,), ((), rows), True),
+        Sample(4, 90, schema.id, (1,), ((), (("lo", 1, 2), ("eth0", None, None)))),
     ]
     found = list(table_points(samples, {s.id: s for s in (schema, bare)}, "network", "eth0", "tx"))
     assert found == [

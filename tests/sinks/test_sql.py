@@ -289,6 +289,13 @@ def test_optional_tables_hold_rows_only_with_values(sink: SqlSink) -> None:
     assert ask(sink, "SELECT ts_ms, tasks_running FROM sample_ext") == [(START_MS + 2, 0)]
 
 
+def test_a_row_that_was_not_read_is_not_stored(sink: SqlSink) -> None:
+    schema = make_schema(("cpu_usage_ns",), ("app",))
+    rows = (("a", 1.0, *(None,) * 6), ("b", *(None,) * 7))
+    sink.write([make_batch([make_sample(schema, cpu_usage_ns=1, tables=(rows,))], schemas=(schema,))])
+    assert ask(sink, "SELECT series, app_counter FROM app") == [("a", 1.0)]
+
+
 def test_not_a_number_is_no_value(sink: SqlSink) -> None:
     schema = make_schema(("cpu_usage_ns", "load1"), fragment=PLUGIN_METRICS)
     nan = make_sample(schema, cpu_usage_ns=1, load1=float("nan"), queue_age_seconds=float("nan"))

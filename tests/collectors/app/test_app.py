@@ -199,7 +199,7 @@ def test_what_changes_is_begun_anew_and_the_rest_goes_on(bench: Bench) -> None:
     assert len(bench.asked) == 4
 
 
-def test_all_endpoints_of_a_container_come_together(bench: Bench) -> None:
+def test_a_series_has_a_value_only_when_its_endpoint_was_asked(bench: Bench) -> None:
     bench.said["i2"] = msgspec.structs.replace(SAID, labels={PREFIX + "prometheus": "/p.json", PREFIX + "slow": "/s.json"})
     bench.files["/s.json"] = b'{"endpoint": "http://localhost/", "metrics_config": [{"name": "x", "regex": "(x)"}]}'
     bench.files["/p.json"] = CONFIG.replace(b"}", b', "polling_frequency": 5000000000}')
@@ -210,7 +210,7 @@ def test_all_endpoints_of_a_container_come_together(bench: Bench) -> None:
     assert {r[0]: r[1] for r in rows} == {"a": 1.0, "b": 2.0}
     rows = bench.rows(after_s=5)
     assert rows is not None
-    assert {r[0]: r[1] for r in rows} == {"a": 3.0, "b": 2.0}
+    assert {r[0]: r[1:] for r in rows} == {"a": (3.0, *(None,) * 6), "b": (None,) * 7}, "what was not asked has no value"
 
 
 def test_what_an_endpoint_said_before_it_failed_is_not_told_again(bench: Bench) -> None:
@@ -243,10 +243,12 @@ def test_a_container_that_is_gone_is_forgotten(bench: Bench) -> None:
 def test_limits_hold_for_a_container_s_endpoints_together() -> None:
     one = tuple((f'a{{n="{i}"}}', 0, 1.0) for i in range(5))
     two = tuple((f"b{i}", 1, 1.0) for i in range(5))
-    rows, left_out = joined([one, two], AppConfig(metrics_limit=3))
+    rows, left_out = joined([(one, True), (two, True)], AppConfig(metrics_limit=3))
     assert ([r[0] for r in rows], left_out) == ([*(s for s, _, _ in one), "b0", "b1"], 3)
-    rows, left_out = joined([one, two], AppConfig(series_limit=4))
+    rows, left_out = joined([(one, True), (two, True)], AppConfig(series_limit=4))
     assert (len(rows), left_out) == (4, 6)
+    rows, _ = joined([(one, True), (one, False)], AppConfig())
+    assert [r[1] for r in rows] == [1.0] * 5, "of two endpoints with one series the one that was asked counts"
 
 
 def test_series_left_out_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
