@@ -3,6 +3,7 @@
 import gzip
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -235,6 +236,28 @@ def test_an_expression_that_never_ends_is_stopped_at_its_cpu_time(scraper: Scrap
     assert answer == Answer(faults=("its answer or expressions took more than 0.2 s of CPU time",))
     endpoint.says = http(b"a 1\n")
     assert scraper.ask(request(endpoint.port)).series == (("a", Column.GAUGE, 1.0),)
+
+
+def test_what_does_not_heed_the_timer_is_ended_by_the_kernel() -> None:
+    code = (
+        "import signal, sys, time\n"
+        "from types import SimpleNamespace\n"
+        "from tidegauge.collectors.app import scrape\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPROF})\n"
+        "with scrape._bounded(SimpleNamespace(timeout_s=1000.0, cpu_s=0.1)):\n"
+        "    pass\n"
+        "begun_s = time.process_time()\n"
+        "while time.process_time() < begun_s + 1.5: pass  # what comes after is not counted\n"
+        "with scrape._bounded(SimpleNamespace(timeout_s=1000.0, cpu_s=0.1)):\n"
+        "    begun_s = told_s = time.process_time()\n"
+        "    while True:\n"
+        "        if (now_s := time.process_time()) > told_s + 0.01:\n"
+        "            told_s = now_s\n"
+        "            print(now_s - begun_s, flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False, timeout=300)
+    assert done.returncode == -signal.SIGXCPU
+    assert 0.3 < float(done.stdout.split()[-1]) < 1.6
 
 
 def test_an_expression_that_wants_all_memory_does_not_get_it(scraper: Scraper, endpoint: Endpoint) -> None:
