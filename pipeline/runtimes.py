@@ -37,6 +37,8 @@ _ASK_AGAIN_S = 0.1
 _SLICE = re.compile(r"/user\.slice/user-(\d{1,10})\.slice(?:/|$)")
 _MOST_OF_USERS = 32
 """Askers of users at a time; each has two threads and a few connections."""
+_OF_USER_S = 0.01
+"""Shortest time from one question to a user's engine to the next: no user decides how busy we are."""
 
 
 def user_of(path: str) -> int:
@@ -507,7 +509,7 @@ class _Asker:
         with self._binder.lock:
             was_failing, self._is_failing = self._is_failing, False
             self.is_absent = False
-            self._pause_s = 0.0
+            self._pause_s = time.monotonic() + _OF_USER_S if self.user else 0.0
             self._absent.reset()
         if was_failing:
             _LOG.info("runtime %s answers again", self.name)

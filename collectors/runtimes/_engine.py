@@ -11,6 +11,7 @@ import select
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -19,7 +20,7 @@ import msgspec
 
 from tidegauge.collectors.runtimes import _labels
 from tidegauge.collectors.runtimes._sockets import Sockets
-from tidegauge.collectors.runtimes._unix_http import Address, Stream, Tcp, get
+from tidegauge.collectors.runtimes._unix_http import LIMIT_BYTES, Address, Stream, Tcp, get
 from tidegauge.pipeline.errors import CollectError, ConfigError, NoData
 from tidegauge.pipeline.plugin import Metadata, RuntimeNews, RuntimeRef
 
@@ -28,6 +29,11 @@ T = TypeVar("T")
 _LOOK_S = 1.0
 """How often a stream without events looks whether it is to stop."""
 _NEW_SOCKETS_S = 30.0
+_OF_USER_BYTES = 2 << 20
+"""Longest answer for a user's containers: to decode one holds up every other thread, for some 10 ms a MiB."""
+_OF_USER_NEWS = 100
+_OF_USER_S = 0.1
+"""So many events in such a time are taken of a user's engine; who sends more loses them."""
 _HEALTH = ("starting", "healthy", "unhealthy")
 _IN_STATUS = re.compile(r"\((?:health: )?(starting|healthy|unhealthy)\)")
 
@@ -242,9 +248,11 @@ class Engine:
                     lines = stream.lines()
                     if lines is None:
                         return
-                    for line in lines:
+                    for line in islice(lines, _OF_USER_NEWS if self._user else None):
                         if line.strip() and (news := decoded(parse_event, line)) is not None:
                             tell(news)
+                if ready and self._user:
+                    time.sleep(_OF_USER_S)
                 poll = select.poll()  # takes descriptors beyond 1023 too
                 for stream in streams.values():
                     poll.register(stream, select.POLLIN)
@@ -291,7 +299,7 @@ class Engine:
         is_there = has_answer = False
         for path in self.sockets():
             try:
-                raw = get(path, target, self._timeout_s)
+                raw = get(path, target, self._timeout_s, _OF_USER_BYTES if self._user else LIMIT_BYTES)
             except NoData:
                 continue
             except CollectError as exc:

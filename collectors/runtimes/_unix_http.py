@@ -37,11 +37,11 @@ Address: TypeAlias = Path | Tcp
 """A Unix socket is told by its path."""
 
 
-def get(path: Address, target: str, timeout_s: float) -> bytes | None:
+def get(path: Address, target: str, timeout_s: float, limit_bytes: int = LIMIT_BYTES) -> bytes | None:
     """The body of a 200, None for a 404. NoData if nobody listens there or we may not ask; CollectError for all else."""
     stream = Stream(path, target, timeout_s)
     try:
-        body = stream.rest(LIMIT_BYTES)
+        body = stream.rest(limit_bytes)
     finally:
         stream.close()
     if stream.status == 404:

@@ -54,9 +54,13 @@ class EngineServer:
 
     def tell(self, action: str, id_: str, **attributes: str) -> None:
         """An event for everybody who follows now."""
+        self.flood(1, action, id_, **attributes)
+
+    def flood(self, times: int, action: str, id_: str, **attributes: str) -> None:
+        """The same event, many times at once."""
         event = {"Type": "container", "Action": action, "Actor": {"ID": id_, "Attributes": attributes}}
         with self._changed:
-            self._events.append(json.dumps(event).encode() + b"\n")
+            self._events += [json.dumps(event).encode() + b"\n"] * times
             self._changed.notify_all()
 
     @property

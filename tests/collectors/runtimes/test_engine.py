@@ -228,10 +228,32 @@ def test_what_is_no_answer_is_an_error_that_says_so(server: EngineServer, says: 
 
 
 def test_an_answer_without_end_is_given_up(server: EngineServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegauge.collectors.runtimes._unix_http.LIMIT_BYTES", 1000)
+    monkeypatch.setattr("tidegauge.collectors.runtimes._engine.LIMIT_BYTES", 1000)
     server.says = b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 100_000
     with pytest.raises(CollectError, match="more than 1000 bytes"):
         _docker(server).describe(REF)
+
+
+def test_what_a_user_s_engine_may_send_is_bounded(tmp_path: Path) -> None:
+    """Else one user could keep the program busy with nothing but answers and events."""
+    (tmp_path / "run" / "user" / "1000").mkdir(parents=True)
+    server = EngineServer(tmp_path / "run" / "user" / "1000" / "docker.sock").start()
+    docker = DockerRuntime(DockerConfig(rootfs=tmp_path)).of_user(1000)
+    told: list[RuntimeNews] = []
+    thread = threading.Thread(target=docker.watch, args=(told.append, lambda: False))
+    thread.start()
+    try:
+        _wait(lambda: server.followers)
+        server.flood(10_000, "start", ID)
+        _wait(lambda: told.count(RuntimeNews("changed", ID)) > 1)
+        server.says = b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * (3 << 20)
+        with pytest.raises(CollectError, match="more than 2097152 bytes"):
+            docker.describe(REF)
+    finally:
+        server.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert len(told) < 5000
 
 
 def test_events_are_told_until_the_engine_goes(server: EngineServer) -> None:
