@@ -44,7 +44,7 @@ def run(folder: Path, count: int = 100, repeats: int = 5) -> list[Section]:
 def measure(folder: Path, count: int, repeats: int) -> dict[str, tuple[float, ...]]:
     """Microseconds a container by group, each repeat; a group that this host cannot give is left out."""
     folder.chmod(0o755)
-    with Cgroups(count, folder, has_network=True, more=("cpuset", "hugetlb", "perf_event")) as group:
+    with Cgroups(count, folder, has_network=True, more=("cpuset", "hugetlb", "perf_event", "unified")) as group:
         group.busy(max(1, count * 3 // 100))
         containers = [container(i, path) for i, path in enumerate(group.paths, 2)]
         base = _timed(_works(frozenset(), containers), repeats, count)
