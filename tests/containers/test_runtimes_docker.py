@@ -276,6 +276,27 @@ def test_the_whole_program_stores_names(client: "docker.DockerClient", engine: O
         assert instances == [(1,)]
 
 
+@pytest.mark.e2e
+def test_a_limit_that_is_changed_is_stored_without_waiting_for_the_next_round(
+    client: "docker.DockerClient", engine: OwnEngine, tmp_path: Path
+) -> None:
+    container = run(client, SLEEP, name="updated", mem_limit=64 << 20)
+    config = f'[sampler]\ninclude = ["{engine.parent}*"]\nspec_interval_s = 3600\n'
+    with Program(tmp_path, f'{config}[runtimes.docker]\nsockets = ["{engine.socket}"]\n') as program:
+
+        def limits() -> list[tuple[Any, ...]]:
+            query = "SELECT memory_limit_bytes FROM container JOIN container_metadata m ON m.container = container.id"
+            found = program.sql(f"{query} WHERE path LIKE ? AND name IS NOT NULL ORDER BY valid_from_ms", f"%{container.id}")
+            return found[-1:]
+
+        eventually(lambda: program.database.exists() and program.sql("SELECT 1 FROM sqlite_master WHERE name = 'writer'"), 60)
+        eventually(lambda: limits() == [(64 << 20,)], 60)
+        begun_s = time.monotonic()
+        eventually(lambda: time.monotonic() > begun_s + 12, 60)  # it is read three times at first, the last after ten seconds
+        container.update(mem_limit=80 << 20, memswap_limit=-1)
+        eventually(lambda: limits() == [(80 << 20,)], 60)
+
+
 def _rows(rows: Any) -> dict[str, tuple[Any, ...]]:
     """Nothing while the database is being made."""
     try:
