@@ -34,6 +34,8 @@ _GUESSES = 3
 _NEVER_S = float("inf")
 _ASK_AGAIN_S = 0.1
 """After a container's end, until it is asked for the exit code that no event told."""
+_SETTLED_S = 1.0
+"""After an event of a change, until it is asked for once more: Podman tells of health before inspect has it."""
 _SLICE = re.compile(r"/user\.slice/user-(\d{1,10})\.slice(?:/|$)")
 _MOST_OF_USERS = 32
 """Askers of users at a time; each has two threads and a few connections."""
@@ -382,6 +384,8 @@ class _Asker:
         self._binder = binder
         self._changed = threading.Condition(binder.lock)
         self._due_s: dict[_Entry, float] = {}
+        self._told_of: set[_Entry] = set()
+        """Those that an event says have changed, and that were not asked for since."""
         self._pause_s = 0.0
         self._wakes_s = _NEVER_S
         """Until when the thread waits; in the past while it is at work."""
@@ -435,6 +439,7 @@ class _Asker:
 
     def forget(self, entry: _Entry) -> None:
         self._due_s.pop(entry, None)
+        self._told_of.discard(entry)
 
     def end(self) -> None:
         """Has its threads end."""
@@ -463,6 +468,9 @@ class _Asker:
                 self._wakes_s = _NEVER_S if entry is None else max(self._due_s[entry], self._pause_s)
                 if entry is not None and self._wakes_s <= now_s:
                     del self._due_s[entry]
+                    if entry in self._told_of:
+                        self._told_of.discard(entry)
+                        self._due_s[entry] = now_s + _SETTLED_S
                     self.asks += 1
                     return entry
                 self._changed.wait(None if entry is None else self._wakes_s - now_s)
@@ -546,4 +554,5 @@ class _Asker:
             for entry in self._binder.entries(self.name, news.id or None):
                 self.ask(entry)
                 if news.kind == "changed":
+                    self._told_of.add(entry)
                     self._binder.changed(entry.instance)

@@ -74,6 +74,11 @@ class Bench:
     def is_connected(self) -> bool:
         return bool(self.server.followers and self.binder.counters()["runtime_connected"]["docker"])
 
+    def is_idle(self) -> bool:
+        """Everything that was to be asked for has been answered, after a connection as well."""
+        with self.binder.lock:
+            return self.binder._askers["docker"]._wakes_s == float("inf")
+
     def close(self) -> None:
         self.binder.stop()
         self.server.hangs = False
@@ -307,6 +312,7 @@ def _is_up(bench: Bench, *numbers: int) -> None:
         bench.server.has(_id(n), f"c{n}")
         bench.binder.appeared(_docker(n))
     wait(lambda: all(bench.of(_docker(n)) for n in numbers) and bench.is_connected())
+    wait(bench.is_idle)
 
 
 def test_an_exit_code_that_comes_before_the_end(bench: Bench) -> None:
