@@ -37,6 +37,9 @@ _AGAIN_S = 0.05
 """An alarm rings again, should the first one have been swallowed by a destructor."""
 _KILL_AFTER_S = 0.25
 """CPU time beyond what is granted, at least, before the kernel ends the process; it counts whole seconds."""
+_TICKS_CLOCK = ~0 << 3
+"""This process's CPU time as timers and RLIMIT_CPU count it, by ticks: MAKE_PROCESS_CPUCLOCK(0, CPUCLOCK_PROF) of the kernel.
+The usual clock counts run time, and the two may drift apart by more than a second."""
 _MAX_DIGITS = 100
 _FORMATS = "text/plain;version=0.0.4;q=1,*/*;q=0.1"
 
@@ -198,7 +201,7 @@ def _bounded(request: Request) -> Iterator[None]:
     signal.signal(signal.SIGALRM, too_long)
     signal.signal(signal.SIGPROF, too_much)
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    last = ceil(time.process_time() + request.cpu_s + _KILL_AFTER_S)
+    last = ceil(time.clock_gettime(_TICKS_CLOCK) + request.cpu_s + _KILL_AFTER_S)
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (last if most == resource.RLIM_INFINITY else min(last, most), most))
         try:

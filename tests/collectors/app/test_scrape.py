@@ -243,21 +243,22 @@ def test_what_does_not_heed_the_timer_is_ended_by_the_kernel() -> None:
         "import signal, sys, time\n"
         "from types import SimpleNamespace\n"
         "from tidegauge.collectors.app import scrape\n"
+        "def now(): return time.clock_gettime(scrape._TICKS_CLOCK)\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPROF})\n"
         "with scrape._bounded(SimpleNamespace(timeout_s=1000.0, cpu_s=0.1)):\n"
         "    pass\n"
-        "begun_s = time.process_time()\n"
-        "while time.process_time() < begun_s + 1.5: pass  # what comes after is not counted\n"
+        "begun_s = now()\n"
+        "while now() < begun_s + 1.5: pass  # what comes after is not counted\n"
         "with scrape._bounded(SimpleNamespace(timeout_s=1000.0, cpu_s=0.1)):\n"
-        "    begun_s = told_s = time.process_time()\n"
+        "    begun_s = told_s = now()\n"
         "    while True:\n"
-        "        if (now_s := time.process_time()) > told_s + 0.01:\n"
+        "        if (now_s := now()) > told_s + 0.01:\n"
         "            told_s = now_s\n"
         "            print(now_s - begun_s, flush=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=False, timeout=300)
     assert done.returncode == -signal.SIGXCPU
-    assert 0.3 < float(done.stdout.split()[-1]) < 1.6
+    assert 0.1 < float(done.stdout.split()[-1]) < 1.6
 
 
 def test_an_expression_that_wants_all_memory_does_not_get_it(scraper: Scraper, endpoint: Endpoint) -> None:
