@@ -67,7 +67,10 @@ class OwnPodman:
     def serve(self) -> "OwnPodman":
         command = [*self._command, "system", "service", "-t", "0", f"unix://{self.socket}"]
         with (self.folder / "log").open("ab") as log:
-            self._service = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environ)
+            # conmon leaves a file `oom` in the folder where it was started
+            self._service = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environ, cwd=self.folder
+            )
         end_s = time.monotonic() + 20
         while not self._answers():
             assert time.monotonic() < end_s, (self.folder / "log").read_text()
@@ -106,7 +109,9 @@ class OwnPodman:
 
     def _run(self, *words: str) -> "subprocess.CompletedProcess[str]":
         command = [*self._command, *words]
-        return subprocess.run(command, env=self._environ, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command, env=self._environ, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False
+        )
 
     def _answers(self) -> bool:
         try:
