@@ -63,13 +63,17 @@ def _own_dockerd() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="tidegauge-dockerd-", dir="/var/tmp"))
     url = f"unix://{folder}/docker.sock"
     there_before = set(_engine_cgroups())
-    had_bridge = Path("/sys/class/net/docker0").exists()
+    # Not docker0: an engine that is started without a bridge, as others of the tests are, takes away the one of that name.
+    bridge = f"tgdocker{os.getpid() % 10**6}"
+    for words in (f"add name {bridge} type bridge", f"set dev {bridge} up"):
+        subprocess.run(["ip", "link", *words.split()], check=True, capture_output=True)
+    subprocess.run(["ip", "address", "add", "198.18.201.1/24", "dev", bridge], check=True, capture_output=True)
     # A mount namespace of its own: nothing stays mounted when it ends, and / is shared there, as systemd makes it, so that
     # a container can have it with propagation `rslave`.
     command = ["unshare", "--mount", "--propagation", "shared", "dockerd", "--host", url]
     command += ["--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec"]
     command += ["--pidfile", f"{folder}/pid", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
-    command += ["--ip", "127.0.0.1", "--bip", "198.18.201.1/24", "--default-address-pool", "base=198.18.202.0/23,size=26"]
+    command += ["--ip", "127.0.0.1", "--bridge", bridge, "--default-address-pool", "base=198.18.202.0/23,size=26"]
     command += ["--exec-opt", "native.cgroupdriver=cgroupfs"]
     with (folder / "dockerd.log").open("wb") as log:
         dockerd = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
@@ -99,8 +103,7 @@ def _own_dockerd() -> Iterator[str]:
                 cgroup.rmdir()
             except OSError:
                 pass
-        if not had_bridge:
-            subprocess.run(["ip", "link", "delete", "docker0"], check=False, capture_output=True)
+        subprocess.run(["ip", "link", "delete", bridge], check=False, capture_output=True)
 
 
 def _engine_cgroups() -> list[Path]:
