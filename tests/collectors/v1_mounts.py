@@ -39,8 +39,14 @@ def mounted(controller: str, sys: Path) -> Iterator[Path]:
 
 
 def _mount(controller: str, root: Path) -> subprocess.CompletedProcess[str]:
+    """Mounts it; busy for a moment after a cgroup of the hierarchy where it was before has been removed."""
     command = ["mount", "-t", "cgroup", "-o", controller, "none", str(root)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    for _ in range(100):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            break
+        time.sleep(0.1)
+    return done
 
 
 def _give_back(controller: str, root: Path) -> None:
