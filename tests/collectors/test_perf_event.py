@@ -294,6 +294,17 @@ def rows_of(reader: Any) -> dict[str, int]:
     return {name: count for name, count, _ in rows}
 
 
+def settled(reader: Any) -> dict[str, int]:
+    """Counts that stand still: the last instructions of a child that ended are counted a moment later."""
+    before, counts = {}, rows_of(reader)
+    for _ in range(100):
+        if counts == before:
+            return counts
+        time.sleep(0.05)
+        before, counts = counts, rows_of(reader)
+    pytest.fail(f"the counts do not stand still: {before}, {counts}")
+
+
 def check_against_rusage(where: Path, sys: Path) -> None:
     collector = PerfEventCollector(PerfEventConfig(sys=sys, events=SOFTWARE))
     (where.parent / "other").mkdir(exist_ok=True)
@@ -301,12 +312,14 @@ def check_against_rusage(where: Path, sys: Path) -> None:
     try:
         assert set(rows_of(reader)) == set(SOFTWARE)
         used = run_inside(where)
-        counts = rows_of(reader)
+        counts = settled(reader)
         # what the child did before and after the load is small beside it
         assert counts["task-clock"] / 1e9 == pytest.approx(used.cpu_s, abs=0.2)
         assert counts["task-clock"] >= 280_000_000
         assert used.faults <= counts["page-faults"] <= used.faults + 2000
-        assert counts["page-faults"] == counts["minor-faults"] + counts["major-faults"] >= 4096
+        # the one event is counted when a fault begins, the others when it is over: one of the child may join in between
+        assert abs(counts["page-faults"] - counts["minor-faults"] - counts["major-faults"]) <= 2
+        assert counts["minor-faults"] + counts["major-faults"] >= 4096
         assert 100 <= used.switches <= counts["context-switches"] <= used.switches + 50
         assert set(rows_of(other).values()) == {0}
         (rows,) = reader.read_tables()

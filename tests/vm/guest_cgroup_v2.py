@@ -131,7 +131,7 @@ def test_memory_and_page_faults(collector: CgroupV2Collector, reader: CgroupRead
     worker.do(touch_memory)
     after = at_one_moment(collector, reader, path)
     grown = process.memory_info().rss - resident
-    assert grown >= 24 * MIB
+    assert grown >= 23 * MIB  # of 24: the kernel adds up a task's pages in batches
     for name in ("memory_rss_bytes", "memory_usage_bytes", "memory_working_set_bytes", "memory_max_usage_bytes"):
         assert rise(before, after, name) == pytest.approx(grown, abs=2 * MIB), name
     assert rise(before, after, "memory_page_faults") == pytest.approx(minor_faults(worker.pid) - faults, rel=0.1, abs=64)
