@@ -236,6 +236,9 @@ def busy_and_idle() -> Iterator[tuple[str, Callable[[int, int], None]]]:
             child = subprocess.Popen(command, stdin=subprocess.PIPE)
             children.append(child)
             (where / "cgroup.procs").write_text(str(child.pid))
+            # a task that waits for the pages of its program is under no state either
+            if command == ["cat"]:
+                wait_for_input(psutil.Process(child.pid))
 
     yield path, fill
     for child in children:
@@ -249,6 +252,14 @@ def busy_and_idle() -> Iterator[tuple[str, Callable[[int, int], None]]]:
             time.sleep(0.05)
 
 
+def wait_for_input(cat: psutil.Process) -> None:
+    for _ in range(1000):
+        if (cat.name(), cat.status()) == ("cat", psutil.STATUS_SLEEPING):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"cat does not wait for its input: {cat}")
+
+
 @pytest.mark.integration
 def test_states_from_netlink_are_those_of_the_processes(busy_and_idle: tuple[str, Callable[[int, int], None]]) -> None:
     path, fill = busy_and_idle
@@ -257,10 +268,6 @@ def test_states_from_netlink_are_those_of_the_processes(busy_and_idle: tuple[str
     assert reader.read() == (0, 0, 0, 0, 0, 0, 0)
     fill(2, 3)
     pids = (Path(f"{find_mounts(Path('/sys'), Path('/proc')).v1['cpu']}{path}") / "cgroup.procs").read_text().split()
-    for _ in range(100):  # until all have started
-        if sum(psutil.Process(int(p)).name() == "cat" and psutil.Process(int(p)).status() == "sleeping" for p in pids) == 3:
-            break
-        time.sleep(0.05)
     values = dict(zip(collector.metrics, reader.read(), strict=True))
     assert (values["tasks_running"], values["tasks_sleeping"]) == (2, 3)
     os.kill(int(pids[0]), signal.SIGSTOP)

@@ -175,8 +175,14 @@ def test_one_so_short_that_it_is_gone_before_its_name_is_asked_for(client: "dock
 
 def test_restarts_are_counted_and_each_run_is_an_instance(client: "docker.DockerClient", watching: Watching) -> None:
     policy = {"Name": "on-failure", "MaximumRetryCount": 2}
-    container = run(client, ["sh", "-c", "sleep 1; exit 4"], name="again", restart_policy=policy)
-    last = watching.named(container.id, restart_count=2)
+    # each run ends when it is told to: one that is over before its turn to be asked about has the number of the next
+    container = run(client, ["sh", "-c", "until rm /end; do sleep 0.1; done; exit 4"], name="again", restart_policy=policy)
+    seen: set[str] = set()
+    for number in range(3):
+        last = eventually(lambda: c if (c := watching.named(container.id)).instance not in seen else None)
+        watching.named(container.id, restart_count=number)
+        seen.add(last.instance)
+        container.exec_run(["touch", "/end"], detach=True)
     assert watching.deletion(last).details["exit_code"] == 4
     runs: dict[str, Container] = {c.instance: c for c in watching.records(container.id)}
     assert [c.restart_count for c in runs.values()] == [0, 1, 2]
