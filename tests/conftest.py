@@ -35,7 +35,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"tried again: {report.nodeid}", sep="_")
         terminalreporter.write_line(report.longreprtext)
     if len(tried_again) > MOST_SECOND_TRIES:
-        terminalreporter.write_line(f"{len(tried_again)} tests were tried again, {MOST_SECOND_TRIES} may be: this is no accident")
+        terminalreporter.write_line(f"{len(tried_again)} tests were tried again, {MOST_SECOND_TRIES} may be")
 
 
 @pytest.hookimpl(trylast=True)
