@@ -22,7 +22,7 @@ from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.event_store import EventStore
 from tidegauge.pipeline.groups import DEFAULT_GROUPS
 from tidegauge.pipeline.latest import KeepsLatest, KeepsSamples
-from tidegauge.pipeline.plugin import HistoryReader
+from tidegauge.pipeline.plugin import PointReader
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.telemetry import Family, by
 
@@ -52,7 +52,7 @@ class ServerView(Protocol):
         """The store of the last samples, however old they are; None when none runs."""
         ...
 
-    def history(self) -> HistoryReader | None:
+    def history(self) -> PointReader | None:
         """The store of older samples; None when none runs."""
         ...
 

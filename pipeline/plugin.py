@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkab
 
 import msgspec
 
+from tidegauge.pipeline.history import HistoryReader
 from tidegauge.pipeline.machine import Machine
 from tidegauge.pipeline.records import Container, Record, Spec, TableRows, Value, Values
 
@@ -409,14 +410,14 @@ class ColumnReader(Protocol):
 class KeepsHistory(Protocol):
     """A sink whose store can be asked for what it has stored."""
 
-    def history(self) -> "HistoryReader":
+    def history(self) -> HistoryReader:
         """Always the same; made at the first call, without I/O. Any thread."""
         ...
 
 
 @runtime_checkable
-class HistoryReader(Protocol):
-    """A store that can be asked. Safe from any thread."""
+class PointReader(Protocol):
+    """A store that can be asked for whole samples. Safe from any thread."""
 
     def live_containers(self) -> Sequence[Container]:
         """Containers that have not ended, with their newest metadata, ordered by path."""

@@ -16,10 +16,11 @@ from tidegauge.pipeline import self_metrics
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.errors import ConfigError
 from tidegauge.pipeline.event_store import EventStore, KeepsEvents
+from tidegauge.pipeline.history import HistoryReader
 from tidegauge.pipeline.latest import KeepsLatest, KeepsSamples
 from tidegauge.pipeline.log_end import LogEnd
 from tidegauge.pipeline.messages import Answer, Channel, LogMoved, Message, Needed, SamplerCounters
-from tidegauge.pipeline.plugin import HistoryReader, KeepsHistory
+from tidegauge.pipeline.plugin import KeepsHistory, PointReader
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.requests import Asker
 from tidegauge.pipeline.sink_runner import SinkRunner
@@ -178,7 +179,7 @@ class Server:
     def containers(self) -> list[Container] | None:
         """Those that live; None when no sink that could tell runs."""
         for runner in self._running():
-            if isinstance(runner.sink, HistoryReader) and runner.name == "memory":
+            if isinstance(runner.sink, PointReader) and runner.name == "memory":
                 return list(runner.sink.live_containers())
         return None
 
@@ -192,9 +193,13 @@ class Server:
         """The store of the last samples, however old they are; None when none runs."""
         return next((r.sink for r in self._running() if isinstance(r.sink, KeepsSamples)), None)
 
-    def history(self) -> HistoryReader | None:
+    def history(self) -> PointReader | None:
         """The store of older samples; None when none runs."""
-        return next((r.sink.history() for r in self._running() if isinstance(r.sink, KeepsHistory)), None)
+        return next((h for h in self.histories().values() if isinstance(h, PointReader)), None)
+
+    def histories(self) -> Mapping[str, HistoryReader]:
+        """The stores that can be asked about the past, by the names of their sinks."""
+        return {r.name: r.sink.history() for r in self._running() if isinstance(r.sink, KeepsHistory)}
 
     def events(self) -> EventStore | None:
         """What keeps the last events; None when no sink that does runs."""

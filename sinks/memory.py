@@ -47,7 +47,7 @@ class _Series:
 
 
 class MemorySink:
-    """A sink, a HistoryReader, a keeper of newest values and of events. `write` on the runner's thread, what reads on any."""
+    """A sink, a PointReader, a keeper of newest values and of events. `write` on the runner's thread, what reads on any."""
 
     Config = MemoryConfig
     takes: tuple[type, ...] = (Batch, Container, Event, End)

@@ -27,7 +27,7 @@ from tidegauge.api.processes import STATUS, TIMEOUT_S
 from tidegauge.pipeline.errors import RequestError
 from tidegauge.pipeline.event_store import EventStore
 from tidegauge.pipeline.latest import KeepsSamples
-from tidegauge.pipeline.plugin import HistoryReader
+from tidegauge.pipeline.plugin import PointReader
 from tidegauge.pipeline.version import VERSION
 
 WHOLE_BYTES = 1 << 20
@@ -41,7 +41,7 @@ class View(Protocol):
     """What of the running server is asked here. Any thread."""
 
     def samples(self) -> KeepsSamples | None: ...
-    def history(self) -> HistoryReader | None: ...
+    def history(self) -> PointReader | None: ...
     def events(self) -> EventStore | None: ...
     def ask(self, kind: str, arguments: dict[str, Any], timeout_s: float) -> Any: ...
 

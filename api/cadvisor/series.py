@@ -16,7 +16,7 @@ from tidegauge.api.cadvisor.errors import ApiError, Status
 from tidegauge.api.cadvisor.reading import Reading, carried, of_latest
 from tidegauge.api.cadvisor.stats import Host
 from tidegauge.pipeline.latest import KeepsSamples, Latest, merged
-from tidegauge.pipeline.plugin import HistoryReader
+from tidegauge.pipeline.plugin import PointReader
 from tidegauge.pipeline.records import Sample, Schema
 
 KEPT_CONTAINERS = 64
@@ -86,7 +86,7 @@ class Series:
         self._tails: OrderedDict[str, _Tail] = OrderedDict()
         self._old = threading.Semaphore(2)
 
-    def v1(self, entry: Entry, wanted: Wanted, store: KeepsSamples, history: HistoryReader | None, host: Host) -> list[bytes]:
+    def v1(self, entry: Entry, wanted: Wanted, store: KeepsSamples, history: PointReader | None, host: Host) -> list[bytes]:
         """Encoded v1 samples, oldest first."""
         health = entry.container.health
         if wanted.limit == 0:
@@ -106,7 +106,7 @@ class Series:
         return [encode(stats.of_v1(r, host, health)) for r in older] + found
 
     def readings(
-        self, entry: Entry, wanted: Wanted, store: KeepsSamples, history: HistoryReader | None, host: Host
+        self, entry: Entry, wanted: Wanted, store: KeepsSamples, history: PointReader | None, host: Host
     ) -> list[Reading]:
         """What was known at each sample, oldest first."""
         if wanted.limit == 0:
@@ -164,7 +164,7 @@ class Series:
         return tail
 
     def _older(
-        self, entry: Entry, wanted: Wanted, found: int, oldest_ms: int | None, history: HistoryReader | None
+        self, entry: Entry, wanted: Wanted, found: int, oldest_ms: int | None, history: PointReader | None
     ) -> list[Reading]:
         """What the SQL store has from before `oldest_ms`, if the answer reaches back so far. ApiError if it does not answer."""
         if history is None or (wanted.start_ms is None and wanted.end_ms is None):

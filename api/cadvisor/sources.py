@@ -6,12 +6,12 @@ from tidegauge.api.cadvisor.catalog import Catalog
 from tidegauge.api.cadvisor.series import Series
 from tidegauge.api.cadvisor.summary import Summaries
 from tidegauge.pipeline.latest import KeepsSamples
-from tidegauge.pipeline.plugin import HistoryReader
+from tidegauge.pipeline.plugin import PointReader
 
 
 class Sources(NamedTuple):
     store: KeepsSamples
-    history: HistoryReader | None
+    history: PointReader | None
     """The store of older samples; None: there is none."""
     catalog: Catalog
     series: Series

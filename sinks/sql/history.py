@@ -34,7 +34,7 @@ ORDER BY epoch DESC, id DESC
 
 
 class SqlHistory:
-    """A HistoryReader over one file. Values that are NULL are left out, and so are `pairs` of containers, which are not stored.
+    """A PointReader over one file. Values that are NULL are left out, and so are `pairs` of containers, which are not stored.
 
     Raises sqlalchemy.exc.DBAPIError if the file is not there or cannot be read, and where a question takes longer than
     `limit_s`: rows lie in the order of time, so one about long ago on a host of many containers can read the whole file.

@@ -14,7 +14,7 @@ from tidegauge.api.cadvisor.routes import CadvisorApi
 from tidegauge.api.events import EventPages
 from tidegauge.api.guard import IS_LOCAL_SOCKET
 from tidegauge.pipeline.event_store import EventStore
-from tidegauge.pipeline.plugin import HistoryReader
+from tidegauge.pipeline.plugin import PointReader
 from tidegauge.pipeline.records import Container, Record, Sample, Schema
 from tidegauge.pipeline.testing import START_MS, make_batch
 from tidegauge.sinks.memory import MemoryConfig, MemorySink
@@ -40,7 +40,7 @@ class Api:
     def __init__(self, *, is_strict: bool = False, host: str = "host-a") -> None:
         self.sink: MemorySink | None = MemorySink(MemoryConfig(storage_duration_s=1e9))
         self.sink.events._now_ms = lambda: START_MS + 60_000
-        self.older: HistoryReader | None = None
+        self.older: PointReader | None = None
         self.processes: Any = None
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self._row = 1
@@ -49,7 +49,7 @@ class Api:
     def samples(self) -> MemorySink | None:
         return self.sink
 
-    def history(self) -> HistoryReader | None:
+    def history(self) -> PointReader | None:
         return self.older
 
     def events(self) -> EventStore | None:

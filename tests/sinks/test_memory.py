@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tidegauge.pipeline.plugin import HistoryReader, Sink
+from tidegauge.pipeline.plugin import PointReader, Sink
 from tidegauge.pipeline.records import Batch, End
 from tidegauge.pipeline.testing import (
     START_MS,
@@ -57,7 +57,7 @@ def fill(sink: MemorySink, seconds: int, containers: int = 2, first: int = 0) ->
 
 
 def test_it_is_a_history_reader() -> None:
-    assert isinstance(MemorySink(MemoryConfig()), HistoryReader)
+    assert isinstance(MemorySink(MemoryConfig()), PointReader)
 
 
 def test_samples_older_than_the_storage_duration_go() -> None:
