@@ -202,7 +202,7 @@ def _dynamic(group: Cgroups, folder: Path, repeats: int, window_s: float) -> Sec
         windows = [_Window(program, window_s) for _ in range(repeats)]
         metrics = program.metrics()
         pss, kernel = program.pss_mib(), memory.bytes()
-        late = _lateness_ms(program, settled_ms)
+        late = lateness_ms(program, settled_ms)
         delays = _delays(group, program, range(busy, busy + 10))
         memory.reclaim()
         time.sleep(1)
@@ -214,7 +214,7 @@ def _dynamic(group: Cgroups, folder: Path, repeats: int, window_s: float) -> Sec
             Row("share of a core, the sampler process", "%", tuple(w.sampler_share for w in windows)),
             Row("a burst in an idle container is in the store with a reading after", "s", tuple(delays), "at most 1", 1),
             Row("longest time an idle container was not looked at", "s", (metrics["greatest_blindness_seconds"],)),
-            Row("lateness of ticks, p99", "ms", (_p99(late),), "under 50", 50),
+            Row("lateness of ticks, p99", "ms", (p99(late),), "under 50", 50),
             Row("memory, PSS of all processes", "MiB", (sum(pss),), "at most 100", 100),
             *(Row(f"memory, PSS of the {name}", "MiB", (m,)) for name, m in zip(_PROCESSES, pss, strict=True)),
             Row("kernel memory that it holds, a container", "KiB", (held / count / 1024,), "at most 16", 16),
@@ -256,11 +256,11 @@ def _lateness(group: Cgroups, folder: Path, seconds: float) -> Section:
         time.sleep(seconds)
         asked = stop()
         time.sleep(2)  # the last ticks reach the store
-        late = _lateness_ms(program, start_ms)
+        late = lateness_ms(program, start_ms)
     return Section(
         f"Lateness of ticks, {count} cgroups read at 1 Hz, the server under load",
         [
-            Row("lateness, p99", "ms", (_p99(late),), "under 50", 50),
+            Row("lateness, p99", "ms", (p99(late),), "under 50", 50),
             Row("lateness, all ticks", "ms", tuple(late)),
             Row("ticks stored of those due", "%", (100 * len(late) / (seconds + 2),)),
             Row("requests answered meanwhile", "1/s", (asked / seconds,)),
@@ -268,19 +268,21 @@ def _lateness(group: Cgroups, folder: Path, seconds: float) -> Section:
     )
 
 
-def _lateness_ms(program: Program, since_ms: int) -> list[float]:
-    """How much later than the earliest each tick came within its second, by the stored times of the host's samples.
+def lateness_ms(program: Program, since_ms: int) -> list[float]:
+    """How much later than the earliest each tick came within its second, by the stored times of the host's samples."""
+    return list(lateness_by_tick(program, since_ms).values())
 
-    So it is what a reader of the store sees, and owes nothing to the program's own counters.
-    """
+
+def lateness_by_tick(program: Program, since_ms: int) -> dict[int, float]:
+    """The same by time of the tick. It is what a reader of the store sees, and owes nothing to the program's own counters."""
     with closing(sqlite3.connect(f"file:{program.database}?mode=ro", uri=True)) as db:
         query = "SELECT s.ts_ms FROM sample s JOIN container c ON c.id = s.container WHERE c.path = '/' AND s.ts_ms >= ?"
         times = [ts for (ts,) in db.execute(f"{query} ORDER BY s.ts_ms", (since_ms,))]
     phases = [(ts - times[0] + 500) % 1000 - 500 for ts in times]
-    return [float(phase - min(phases)) for phase in phases]
+    return {ts: float(phase - min(phases)) for ts, phase in zip(times, phases, strict=True)}
 
 
-def _p99(values: Sequence[float]) -> float:
+def p99(values: Sequence[float]) -> float:
     return sorted(values)[min(int(0.99 * len(values)), len(values) - 1)]
 
 
