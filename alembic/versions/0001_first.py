@@ -285,7 +285,7 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
-        "network",
+        "sample_network",
         *integers("ts_ms", "container", nullable=False),
         *texts("interface"),
         *integers(
@@ -298,7 +298,7 @@ def upgrade() -> None:
             "network_transmit_errors",
             "network_transmit_dropped",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "interface", name="pk_network"),
+        sa.PrimaryKeyConstraint("ts_ms", "container", "interface", name="pk_sample_network"),
         sqlite_with_rowid=False,
     )
     op.create_table(
@@ -362,7 +362,7 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
-        "filesystem",
+        "sample_filesystem",
         *integers("ts_ms", "container", nullable=False),
         *texts("device"),
         *integers(
@@ -372,7 +372,7 @@ def upgrade() -> None:
             "filesystem_inodes",
             "filesystem_inodes_free",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "device", name="pk_filesystem"),
+        sa.PrimaryKeyConstraint("ts_ms", "container", "device", name="pk_sample_filesystem"),
         sqlite_with_rowid=False,
     )
     op.create_table(

@@ -14,7 +14,7 @@ from tidegauge.pipeline.machine import Machine
 from tidegauge.pipeline.plugin import Point
 from tidegauge.pipeline.records import MAX_INT, Container, Spec, Value
 from tidegauge.sinks.sql.database import reading_engine
-from tidegauge.sinks.sql.tables import SPEC_COLUMNS, container_metadata, metadata
+from tidegauge.sinks.sql.tables import SPEC_COLUMNS, container_metadata, metadata, sql_name
 
 _LIVE = f"""
 SELECT c.number, c.source, c.instance, c.epoch, c.boot_id, c.path, c.host, c.created_ms,
@@ -106,7 +106,7 @@ def _points(conn: sa.Connection, id_: int, low: int, high: int, limit: int) -> l
     tables: dict[int, dict[str, dict[str, dict[str, Value]]]] = {ts_ms: {} for ts_ms in values}
     for name in (*SCALAR_TABLES[1:], *INSTANCE_LABELS):
         label = INSTANCE_LABELS.get(name, "")
-        for row in _rows(conn, f"SELECT * FROM {name} WHERE ts_ms BETWEEN ? AND ? AND container = ?", *span):
+        for row in _rows(conn, f"SELECT * FROM {sql_name(name)} WHERE ts_ms BETWEEN ? AND ? AND container = ?", *span):
             found = {row["metric"]: row["value"]} if name == "custom" else _values(row, label)
             instance = row.get(label, "")
             if instance == "":

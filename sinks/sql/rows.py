@@ -11,6 +11,7 @@ from operator import itemgetter
 from tidegauge.pipeline.catalogue import SCALAR_TABLES
 from tidegauge.pipeline.records import Metric, Sample, Schema, Values
 from tidegauge.sinks.sql.database import INSERT_IGNORE
+from tidegauge.sinks.sql.tables import sql_name
 
 Row = tuple[object, ...]
 Columns = Mapping[str, Sequence[str]]
@@ -53,7 +54,7 @@ class Plan:
             for table, found in places.items()
             if found
         ]
-        self._tables = [_TablePlan(t.name, t.instance_label, t.metrics, columns) for t in schema.tables]
+        self._tables = [_TablePlan(sql_name(t.name), t.instance_label, t.metrics, columns) for t in schema.tables]
         self.inserts = [self.sample, *(i for i, _ in self._sparse), *(t.insert for t in self._tables if t.insert), self.custom]
 
     def add(self, samples: Sequence[Sample], ids: Sequence[int]) -> None:

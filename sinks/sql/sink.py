@@ -20,7 +20,15 @@ from tidegauge.sinks.sql import retention
 from tidegauge.sinks.sql.database import INSERT_IGNORE, file_of, sink_error, writing_engine
 from tidegauge.sinks.sql.history import SqlHistory
 from tidegauge.sinks.sql.rows import Insert, Plan
-from tidegauge.sinks.sql.tables import REVISION, SAMPLE_TABLES, SPEC_COLUMNS, WRITER_VERSION, container_metadata, metadata
+from tidegauge.sinks.sql.tables import (
+    REVISION,
+    SAMPLE_TABLES,
+    SPEC_COLUMNS,
+    WRITER_VERSION,
+    container_metadata,
+    metadata,
+    sql_name,
+)
 
 _HISTORY_LIMIT_S = 10.0
 """How long a question to what is stored may take."""
@@ -260,7 +268,7 @@ class SqlSink:
             return plan
         metrics = [*schema.metrics, *(m for t in schema.tables for m in t.metrics)]
         if metrics:
-            conn.exec_driver_sql(_METRIC, [(m.name, str(m.kind), m.unit, m.table, m.help) for m in metrics])
+            conn.exec_driver_sql(_METRIC, [(m.name, str(m.kind), m.unit, sql_name(m.table), m.help) for m in metrics])
         plan = self._plans[schema.id] = Plan(schema, self._columns)
         return plan
 

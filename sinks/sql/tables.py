@@ -25,6 +25,14 @@ _REAL_NAMES = ("load1", "load5", "load15")
 SPEC_COLUMNS = {f.name: int if f.type == int | None else str for f in msgspec.structs.fields(Spec)}
 """Columns of `container_metadata` that hold the fields of a Spec, with their types."""
 
+_RENAMED = {"network": "sample_network", "filesystem": "sample_filesystem"}
+
+
+def sql_name(table: str) -> str:
+    """Name in the database of a table of the catalogue: the same, but for those whose names are views for people."""
+    return _RENAMED.get(table, table)
+
+
 metadata = sa.MetaData(
     naming_convention={"pk": "pk_%(table_name)s", "uq": "uq_%(table_name)s", "ix": "ix_%(table_name)s_%(column_0_name)s"}
 )
@@ -114,7 +122,7 @@ for _name in SCALAR_TABLES:
 for _name, _label in INSTANCE_LABELS.items():
     if _name != "custom":
         sa.Table(
-            _name,
+            sql_name(_name),
             metadata,
             _key("ts_ms"),
             _key("container"),
@@ -183,5 +191,5 @@ writer = sa.Table(
 )
 """One row: which WRITER_VERSIONs may write. Migrations change it; an agent outside the range does not write."""
 
-SAMPLE_TABLES = (*SCALAR_TABLES, *INSTANCE_LABELS)
+SAMPLE_TABLES = (*SCALAR_TABLES, *map(sql_name, INSTANCE_LABELS))
 """Tables with the key (ts_ms, container, ...), which retention cuts by time."""

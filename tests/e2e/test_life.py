@@ -26,7 +26,7 @@ def test_without_configuration_every_container_and_the_host_stand_in_the_databas
         paths = {f"/{p.parent.name}/{p.name}" for p in cgroups.values()}
         eventually(lambda: paths <= {p for (p,) in program.sql("SELECT path FROM container")}, 20)
         eventually(lambda: program.sql("SELECT 1 FROM sample_host WHERE load1 IS NOT NULL LIMIT 1"), 20)
-        eventually(lambda: program.sql("SELECT 1 FROM filesystem LIMIT 1"), 30)
+        eventually(lambda: program.sql("SELECT 1 FROM sample_filesystem LIMIT 1"), 30)
         eventually(lambda: len(program.sql("SELECT 1 FROM sample")) > 3 * len(paths), 20)
         # The database against the kernel: the newest stored counter lies between two readings of the file around it.
         path, folder = next((f"/{p.parent.name}/{p.name}", p) for p in cgroups.values())

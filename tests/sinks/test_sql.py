@@ -45,7 +45,7 @@ from tidegauge.pipeline.testing import (
 )
 from tidegauge.sinks.sql.history import SqlHistory
 from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
-from tidegauge.sinks.sql.tables import metadata
+from tidegauge.sinks.sql.tables import metadata, sql_name
 
 
 def make_sink(tmp_path: Path, **options: Any) -> SqlSink:
@@ -70,7 +70,7 @@ def everything(sink: SqlSink) -> list[tuple[tuple[str, int, int], dict[str, Any]
         for table in (*SCALAR_TABLES, *INSTANCE_LABELS):
             label = INSTANCE_LABELS.get(table)
             for row in conn.execute(
-                f"SELECT c.instance AS c_i, c.epoch AS c_e, t.* FROM {table} t JOIN container c ON c.id = container"
+                f"SELECT c.instance AS c_i, c.epoch AS c_e, t.* FROM {sql_name(table)} t JOIN container c ON c.id = container"
             ):
                 values = dict(row)
                 key = (values.pop("c_i"), values.pop("c_e"), values.pop("ts_ms"))

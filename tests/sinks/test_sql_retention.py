@@ -70,7 +70,7 @@ def test_rows_older_than_the_age_go_and_no_other(tmp_path: Path) -> None:
     now_ms = START_MS + 599 * 60_000
     while sink.maintenance_interval_s == retention.BUSY_S or ask(sink, "SELECT count(*) FROM sample") == [(1200,)]:
         sink.maintain(now_ms, never)
-    for table in ("sample", "network"):
+    for table in ("sample", "sample_network"):
         assert ask(sink, f"SELECT min(ts_ms), max(ts_ms), count(*) FROM {table}") == [(now_ms - HOUR_MS, now_ms, 122)]
     sink.maintain(now_ms, never)
     assert ask(sink, "SELECT count(*) FROM sample") == [(122,)]
