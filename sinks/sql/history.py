@@ -1,6 +1,7 @@
 """Reads the SQL store: containers that live, and the samples of one. Safe from any thread, beside the writer."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,11 @@ import msgspec
 import sqlalchemy as sa
 
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, SCALAR_TABLES
+from tidegauge.pipeline.history import Bounds, ContainerKey, Reading, Span, StoredContainer, StoreError, TooMuch
 from tidegauge.pipeline.machine import Machine
 from tidegauge.pipeline.plugin import Point
-from tidegauge.pipeline.records import MAX_INT, Container, Spec, Value
+from tidegauge.pipeline.records import MAX_INT, Container, Metric, Spec, Value
+from tidegauge.sinks.sql import history_series
 from tidegauge.sinks.sql.database import reading_engine
 from tidegauge.sinks.sql.tables import SPEC_COLUMNS, container_metadata, metadata, sql_name
 
@@ -34,7 +37,8 @@ ORDER BY epoch DESC, id DESC
 
 
 class SqlHistory:
-    """A PointReader over one file. Values that are NULL are left out, and so are `pairs` of containers, which are not stored.
+    """A PointReader and a HistoryReader over one file. Values that are NULL are left out of points, `pairs` of containers are
+    not stored.
 
     Raises sqlalchemy.exc.DBAPIError if the file is not there or cannot be read, and where a question takes longer than
     `limit_s`: rows lie in the order of time, so one about long ago on a host of many containers can read the whole file.
@@ -45,17 +49,52 @@ class SqlHistory:
         self._limit_s = limit_s
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[sa.Connection]:
+    def _connected(self, deadline_s: float = math.inf) -> Iterator[sa.Connection]:
+        end_s = min(deadline_s, math.inf if self._limit_s is None else time.monotonic() + self._limit_s)
         with self._engine.connect() as conn:
             driver = conn.connection.driver_connection
             assert driver is not None
-            if self._limit_s is not None:
-                end_s = time.monotonic() + self._limit_s
+            if end_s < math.inf:
                 driver.set_progress_handler(lambda: time.monotonic() > end_s, _STEPS)
             try:
                 yield conn
             finally:
                 driver.set_progress_handler(None, 0)
+
+    @contextlib.contextmanager
+    def _asked(self, deadline_s: float = math.inf) -> Iterator[sa.Connection]:
+        """As `_connected`, with the errors of a HistoryReader."""
+        try:
+            with self._connected(deadline_s) as conn:
+                yield conn
+        except sa.exc.DBAPIError as exc:
+            if time.monotonic() > deadline_s or "interrupted" in str(exc.orig):
+                raise TooMuch("the question takes too long") from exc
+            raise StoreError(f"{self._engine.dialect.name}: {exc.orig}") from exc
+
+    def metrics(self) -> Sequence[Metric]:
+        with self._asked() as conn:
+            return history_series.metrics(conn)
+
+    def oldest_ms(self) -> int | None:
+        with self._asked() as conn:
+            return history_series.oldest_ms(conn)
+
+    def containers(self, since_ms: int, until_ms: int) -> Sequence[StoredContainer]:
+        with self._asked() as conn:
+            return history_series.containers(conn, since_ms, until_ms)
+
+    def series(
+        self, containers: Sequence[StoredContainer], metric: Metric, since_ms: int, until_ms: int, bounds: Bounds
+    ) -> Mapping[ContainerKey, Mapping[str, Sequence[Reading]]]:
+        with self._asked(bounds.deadline_s) as conn:
+            return history_series.series(conn, containers, metric, since_ms, until_ms, bounds)
+
+    def gaps(
+        self, containers: Sequence[StoredContainer], since_ms: int, until_ms: int
+    ) -> Mapping[ContainerKey, Sequence[Span]]:
+        with self._asked() as conn:
+            return history_series.gaps(conn, containers, since_ms, until_ms)
 
     def live_containers(self) -> Sequence[Container]:
         with self._connected() as conn:
