@@ -14,6 +14,7 @@ cd "$(dirname "$0")"
 
 packages=(
     influxdb victoria-metrics         # stores that the sinks write to and the tests read back
+    postgresql                        # one more
     prometheus                        # scrapes the running program; its promtool checks the page
     qemu-system-x86 busybox-static    # boots a kernel with cgroup v2 alone, whatever this machine has
     kmod                              # the modules of that kernel

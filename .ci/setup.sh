@@ -12,9 +12,11 @@ die() {
 # apt_install PACKAGE...: installs those that are missing. As root, or through sudo if there is one. Returns 1 where it cannot.
 #
 # Packages of servers start these on a machine with systemd, and enable them for every boot; the tests start their own on
-# free ports. So no service may start meanwhile, and what came enabled is disabled again.
+# free ports. So no service may start meanwhile, and what came enabled is disabled again. PostgreSQL's also makes a cluster,
+# unless it is told not to.
 apt_install() {
     local missing=() package sudo=() guard=/usr/sbin/policy-rc.d is_guarded=
+    local clusters=/etc/postgresql-common/createcluster.d/tidegauge-tests.conf
     command -v apt-get >/dev/null || { say "no apt-get here: install by hand: $*"; return 1; }
     for package in "$@"; do
         [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
@@ -28,15 +30,19 @@ apt_install() {
     if [ ! -e $guard ]; then
         printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $guard >/dev/null && "${sudo[@]}" chmod 755 $guard && is_guarded=yes
     fi
+    "${sudo[@]}" mkdir -p "${clusters%/*}"
+    echo "create_main_cluster = false" | "${sudo[@]}" tee "$clusters" >/dev/null
     local status=0
     "${sudo[@]}" apt-get -q update >&2 &&
         "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qy -o DPkg::Lock::Timeout=300 \
             -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}" </dev/null >&2 || status=1
     [ -z "$is_guarded" ] || "${sudo[@]}" rm -f $guard
+    "${sudo[@]}" rm -f "$clusters"
+    "${sudo[@]}" rmdir -p --ignore-fail-on-non-empty "${clusters%/*}"
     if [ -d /run/systemd/system ]; then
         for package in "${missing[@]}"; do
             case $package in
-                influxdb | victoria-metrics | prometheus) "${sudo[@]}" systemctl -q disable --now "$package" >&2 || true ;;
+                influxdb | victoria-metrics | prometheus | postgresql) "${sudo[@]}" systemctl -q disable --now "$package" >&2 || true ;;
                 docker.io) "${sudo[@]}" systemctl -q disable --now docker.socket docker containerd >&2 || true ;;
                 podman) "${sudo[@]}" systemctl -q disable --now podman.socket podman >&2 || true ;;
             esac

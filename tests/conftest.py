@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from tests.servers import PostgresServer, need_postgres
 
 # a deadline by the clock fails on a machine that is busy with something else
 hypothesis.settings.register_profile("tidegauge", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -71,6 +72,14 @@ def recorded_tree(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
         return unpacked[name]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server for tests that leave it running: each makes a database of its own in it."""
+    need_postgres()
+    with PostgresServer() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -1,22 +1,27 @@
-"""Real stores as subprocesses of the tests: InfluxDB 1.x (`influxd`) and VictoriaMetrics, on free ports of 127.0.0.1.
+"""Real stores as subprocesses of the tests: InfluxDB 1.x (`influxd`), VictoriaMetrics, PostgreSQL, on free ports of 127.0.0.1.
 
 Each server keeps its port and its folder over `stop`, `kill` and `start`, so that a test can take a store away and bring it
-back. Both come from Debian's packages `influxdb` and `victoria-metrics`; `need_influxd` and `need_victoria_metrics` skip the
-test where they are missing.
+back. They come from Debian's packages `influxdb`, `victoria-metrics` and `postgresql`; `need_influxd`, `need_victoria_metrics`
+and `need_postgres` skip the test where they are missing.
 """
 
+import contextlib
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
 
+import psutil
+import psycopg
 import urllib3
 from tests.support import need
 
@@ -175,3 +180,187 @@ class VictoriaMetrics(StoreServer):
         answer = self._http.request("GET", f"{self.url}/api/v1/export", fields=fields)
         assert answer.status == 200, answer.data
         return [json.loads(line) for line in answer.data.splitlines()]
+
+
+_POSTGRES_USERS = ("postgres", "nobody")
+
+
+def _postgres_folder() -> Path | None:
+    """Where initdb and postgres are: the newest of Debian's folders, else the PATH's. None if PostgreSQL is missing."""
+    versions = [p for p in Path("/usr/lib/postgresql").glob("*/bin") if p.parent.name.isdigit() and (p / "initdb").exists()]
+    if versions:
+        return max(versions, key=lambda p: int(p.parent.name))
+    found = shutil.which("initdb")
+    return Path(found).resolve().parent if found else None
+
+
+def need_postgres() -> None:
+    need(_postgres_folder(), "PostgreSQL (Debian package postgresql) is not installed")
+
+
+class PostgresServer:
+    """PostgreSQL with a superuser `postgres`, in a temporary folder of its own, which `close` removes.
+
+    It refuses to run as root: then it runs as `postgres` or `nobody`, and the folder is theirs. Over TCP everybody needs a
+    password. Words are ordered as in a dictionary, as in most installations and unlike in SQLite. Nothing is synced, since
+    what the kernel has survives a killed process; `options` are further settings, `{"max_connections": 3}`.
+    """
+
+    password = "secret-word"
+    """Of the superuser and of every role that `role` makes."""
+
+    def __init__(self, **options: object) -> None:
+        binaries = _postgres_folder()
+        assert binaries is not None, "call need_postgres() first"
+        self._binaries = binaries
+        self._user = next((u for u in _POSTGRES_USERS if _is_user(u)), None) if os.geteuid() == 0 else None
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="tidegauge-postgres-"))
+        self.data = self.folder / "data"
+        if self._user is not None:
+            shutil.chown(self.folder, self._user)
+
+    def url(self, database: str = "postgres", user: str = "postgres", password: str | None = None) -> str:
+        """For our sink: without a password unless one is given, since the sink takes none in its URL."""
+        secret = "" if password is None else f":{password}"
+        return f"postgresql+psycopg://{user}{secret}@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Returns when it takes connections; the first time a cluster is made."""
+        if not self.data.exists():
+            self._initialize()
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": self.folder,
+            "fsync": "off",
+            "full_page_writes": "off",
+            "shared_buffers": "16MB",
+            "max_connections": 30,
+            "dynamic_shared_memory_type": "mmap",
+            **self._options,
+        }
+        arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binaries / "postgres", "-D", self.data, *arguments],
+                stdout=log,
+                stderr=log,
+                user=self._user,
+                group=self._user,
+                extra_groups=[] if self._user else None,
+                cwd=self.folder,
+            )
+        try:
+            self._wait(self._process)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _initialize(self) -> None:
+        secret = self.folder / "password"
+        secret.write_text(self.password)
+        arguments = ["-D", self.data, "-U", "postgres", f"--pwfile={secret}", "--no-sync", "--no-instructions", "-E", "UTF8"]
+        arguments += ["--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US"]
+        arguments += ["--auth-local=trust", "--auth-host=scram-sha-256"]
+        done = subprocess.run(
+            [self._binaries / "initdb", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            user=self._user,
+            group=self._user,
+            extra_groups=[] if self._user else None,
+            cwd=self.folder,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        end = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                self.sql("SELECT 1")
+                return
+            except psycopg.OperationalError as exc:
+                if process.poll() is not None or time.monotonic() > end:
+                    raise AssertionError(f"PostgreSQL did not come up: {exc}\n{self.log()[-2000:]}") from exc
+            time.sleep(0.05)
+
+    def log(self) -> str:
+        """What the server has written so far."""
+        return (self.folder / "server.log").read_text(errors="replace")
+
+    def sql(self, statement: str, *arguments: object, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Rows of a statement of the superuser, through a connection of its own, outside of a transaction."""
+        with psycopg.connect(host=str(self.folder), port=self.port, user="postgres", dbname=database, autocommit=True) as conn:
+            cursor = conn.execute(statement, arguments or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def database(self, name: str, owner: str = "postgres") -> str:
+        """Makes a database; its URL for its owner, without a password."""
+        self.sql(f'CREATE DATABASE "{name}" OWNER "{owner}"')
+        return self.url(name, owner)
+
+    def role(self, name: str, attributes: str = "") -> str:
+        """Makes a role that may log in with `password`; its name."""
+        self.sql(f"CREATE ROLE \"{name}\" LOGIN PASSWORD '{self.password}' {attributes}")
+        return name
+
+    def disconnect(self, database: str) -> None:
+        """Ends every connection to the database, as an administrator or a network does."""
+        self.sql("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s", database)
+
+    def stop(self) -> None:
+        """Ends it without waiting for its clients; safe twice."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Ends every process of it as a power cut would, except that the kernel still writes what it was given."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        # A server does not start again while backends of the one before still have its shared memory.
+        try:
+            backends = psutil.Process(process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            backends = []
+        process.send_signal(number)
+        if number == signal.SIGKILL:
+            for backend in backends:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    backend.kill()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        psutil.wait_procs(backends, timeout=20)
+
+    def close(self) -> None:
+        """Kills it and removes its folder; safe twice."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
