@@ -15,9 +15,19 @@ import msgspec
 
 from tidegauge.pipeline.errors import ConfigError, PartialWriteError, PermanentError, RetryableError, SinkError
 from tidegauge.pipeline.records import Batch, Container, Event, Gap, Record
+from tidegauge.sinks.influxdb_cadvisor import CadvisorEncoder
 from tidegauge.sinks.influxdb_grid import Grid
 from tidegauge.sinks.influxdb_http import Endpoint, PointsBeyondRetention, Transport, V1Transport, V2Transport, ping
-from tidegauge.sinks.line_protocol import MAX_TS_MS, LineEncoder, NoLine, container_tags, escape_string, series_key
+from tidegauge.sinks.line_protocol import (
+    MAX_TS_MS,
+    LineEncoder,
+    NoLine,
+    SampleEncoder,
+    container_tags,
+    encode_batch,
+    escape_string,
+    series_key,
+)
 
 
 class InfluxdbConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,6 +61,8 @@ class InfluxdbConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Retention of what `create` makes; none: for ever."""
     regular_s: float | None = None
     """Also write held values at this step, for readers that want even spacing."""
+    layout: Literal["native", "cadvisor"] = "native"
+    """What lines look like: our own, or those of cAdvisor's driver, for dashboards made for it."""
     host: str = ""
     """Tag `host` of events and gaps; the program's own setting unless given."""
 
@@ -84,8 +96,15 @@ class InfluxdbSink:
             raise ConfigError(f"sinks.influxdb.retention_s: expected at least 3600, got {config.retention_s}")
         if config.regular_s is not None and not 0.1 <= config.regular_s <= 86400:
             raise ConfigError(f"sinks.influxdb.regular_s: expected 0.1 to 86400, got {config.regular_s}")
+        if config.regular_s is not None and config.layout != "native":
+            raise ConfigError(f"sinks.influxdb.regular_s: expected none with layout = {config.layout}, got {config.regular_s}")
         self._config = config
-        self._encoder = LineEncoder()
+        self._encoder: SampleEncoder
+        if config.layout == "native":
+            self._encoder = LineEncoder()
+        else:
+            self._encoder = CadvisorEncoder()
+            self.takes = (Batch,)
         self._transport: Transport | None = None
         self._grid: Grid | None = None
 
@@ -180,11 +199,11 @@ class InfluxdbSink:
         rejected: dict[int, str] = {}
         for record in records:
             if isinstance(record, Batch):
-                some, bad = self._encoder.encode_batch(record)
+                some, bad = encode_batch(self._encoder, record)
                 rejected |= bad
                 lines += some if self._grid is None else self._filled(self._grid, record, some)
                 rows += record.rows
-            elif isinstance(record, Container | Event | Gap):
+            elif isinstance(record, Container | Event | Gap) and type(record) in self.takes:
                 if isinstance(record, Gap) and self._grid is not None:
                     self._grid.gap(record)
                 try:

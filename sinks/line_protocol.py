@@ -24,7 +24,7 @@ import struct
 from collections.abc import Callable, Sequence
 from math import isfinite
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 from tidegauge.pipeline.records import MAX_INT, Batch, Container, Metric, Sample, Schema, TableSchema
 
@@ -211,6 +211,36 @@ class _Prefixes:
         return key
 
 
+class SampleEncoder(Protocol):
+    """Turns one sample into its lines, the same for the same three records. One thread at a time."""
+
+    def encode_sample(self, container: Container, schema: Schema, sample: Sample) -> bytes:
+        """The lines, joined by newlines, without one at the end; b"" if there are none. NoLine if one of them cannot be."""
+        ...
+
+
+def encode_batch(encoder: SampleEncoder, batch: Batch) -> tuple[list[bytes], dict[int, str]]:
+    """Per row of the batch its lines, joined by newlines (b"" if it has none), and row number -> reason for those that
+    are rejected, whose lines are b"".
+    """
+    lines: list[bytes] = []
+    rejected: dict[int, str] = {}
+    containers, schemas = batch.containers, batch.schemas
+    for row, sample in zip(batch.rows, batch.samples, strict=True):
+        try:
+            container = containers.get(sample.container)
+            schema = schemas.get(sample.schema)
+            if container is None:
+                raise NoLine(f"no record of container {sample.container}")
+            if schema is None:
+                raise NoLine(f"no record of schema {sample.schema}")
+            lines.append(encoder.encode_sample(container, schema, sample))
+        except NoLine as exc:
+            rejected[row] = str(exc)
+            lines.append(b"")
+    return lines, rejected
+
+
 class LineEncoder:
     """Turns samples into lines; keeps the escaped prefix of each container and a template per pattern of values.
 
@@ -222,25 +252,7 @@ class LineEncoder:
         self._prefixes: dict[int, _Prefixes] = {}
 
     def encode_batch(self, batch: Batch) -> tuple[list[bytes], dict[int, str]]:
-        """Per row of the batch its lines, joined by newlines (b"" if it has none), and row number -> reason for those
-        that are rejected, whose lines are b"".
-        """
-        lines: list[bytes] = []
-        rejected: dict[int, str] = {}
-        containers, schemas = batch.containers, batch.schemas
-        for row, sample in zip(batch.rows, batch.samples, strict=True):
-            try:
-                container = containers.get(sample.container)
-                schema = schemas.get(sample.schema)
-                if container is None:
-                    raise NoLine(f"no record of container {sample.container}")
-                if schema is None:
-                    raise NoLine(f"no record of schema {sample.schema}")
-                lines.append(self.encode_sample(container, schema, sample))
-            except NoLine as exc:
-                rejected[row] = str(exc)
-                lines.append(b"")
-        return lines, rejected
+        return encode_batch(self, batch)
 
     def encode_sample(self, container: Container, schema: Schema, sample: Sample) -> bytes:
         """The lines of one sample, joined by newlines, without one at the end. NoLine if one of them cannot be."""

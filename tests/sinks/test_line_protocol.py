@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from influxdb_client import Point, WritePrecision
+from tests.line_parser import parse
 
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.records import MAX_INT, UNLIMITED, Batch, Container, Kind, Metric, Sample, Schema, TableSchema
@@ -25,29 +26,6 @@ def container(number: int = 1, **changes: Any) -> Container:
 
 def encode(sample: Sample, c: Container | None = None, schema: Schema = SCHEMA) -> list[str]:
     return LineEncoder().encode_sample(c or container(), schema, sample).decode().split("\n")
-
-
-def parse(line: str) -> tuple[str, dict[str, str], dict[str, Any], int]:
-    """A line taken apart by the reference: an escaped comma, equals sign or space does not separate."""
-
-    def plain(text: str) -> str:
-        return re.sub(r"\\([,= ])", r"\1", text)
-
-    key, fields, ts = re.split(r"(?<!\\) ", line)
-    measurement, *tags = re.split(r"(?<!\\),", key)
-
-    def pairs(items: list[str]) -> dict[str, str]:
-        split = [re.split(r"(?<!\\)=", item) for item in items]
-        assert all(len(s) == 2 for s in split), items
-        assert len({s[0] for s in split}) == len(split), "a key stands twice"
-        return {plain(k): plain(v) for k, v in split}
-
-    def value(text: str) -> Any:
-        if text.endswith("i"):
-            return int(text[:-1])
-        return text == "true" if text in ("true", "false") else float(text)
-
-    return plain(measurement), pairs(tags), {k: value(v) for k, v in pairs(re.split(r"(?<!\\),", fields)).items()}, int(ts)
 
 
 def typed(fields: dict[str, Any]) -> dict[str, tuple[type, Any]]:
