@@ -323,6 +323,9 @@ def decode_samples(payload: bytes | memoryview) -> list[Sample]:
 
 
 def decode_record(type_: int, payload: bytes | memoryview, row: int) -> WireRecord:
-    """A record that is not a batch, with its row number. KeyError for an unknown type, msgspec.DecodeError for damage."""
+    """A record that is not a batch, with its row number: `row`, unless it bears that of the log that it was copied from.
+
+    KeyError for an unknown type, msgspec.DecodeError for damage.
+    """
     record: WireRecord = _DECODERS[RecordType(type_)].decode(payload)
-    return msgspec.structs.replace(record, row=row)
+    return msgspec.structs.replace(record, row=record.row or row)

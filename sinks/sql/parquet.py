@@ -1,0 +1,190 @@
+"""The tables as Parquet files: FOLDER/<table>/<hour>.parquet for what has a time, FOLDER/<table>.parquet for the rest.
+
+Within a file rows are sorted by container and time, which a column store packs to a fifth of SQLite's size. Needs pyarrow.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from tidegauge.pipeline.catalogue import INSTANCE_LABELS, SCALAR_TABLES
+from tidegauge.pipeline.errors import ConfigError
+from tidegauge.pipeline.history import StoreError
+from tidegauge.sinks.sql.sql_tables import TIME_COLUMNS
+from tidegauge.sinks.sql.tables import metadata, sql_name
+from tidegauge.sinks.sql.tables_source import Rows, TableSource, as_number
+
+HOUR_MS = 3_600_000
+TIMED = (*SCALAR_TABLES, *INSTANCE_LABELS, "event", "gap")
+SMALL = ("container", "container_metadata", "container_span", "metric")
+_STEP_MS = 600_000
+"""An hour is read in steps of so much: a read transaction stays short."""
+
+
+def pyarrow() -> Any:
+    """The library, loaded when it is needed. ConfigError with what to install if it is not there."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as exc:
+        raise ConfigError("Parquet needs pyarrow: pip install 'tidegauge[parquet]'") from exc
+    return pyarrow
+
+
+def export(tables: TableSource, folder: Path, since_ms: int, until_ms: int, progress: Callable[[int], None]) -> tuple[int, int]:
+    """Writes whole hours that touch the span, and the small tables. (rows, files) written. OSError, StoreError.
+
+    A file is put in place when it is whole, and one that is there is made anew, so that it may be repeated.
+    """
+    pa = pyarrow()
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = files = 0
+    at_ms = since_ms // HOUR_MS * HOUR_MS
+    for table in SMALL:
+        made_of = _arrow(pa, table, tables.columns(table), tables.all(table))
+        _write(pa, folder / f"{table}.parquet", made_of)
+        rows, files = rows + made_of.num_rows, files + 1
+    while (next_ms := tables.next_ms(at_ms)) is not None and next_ms < until_ms:
+        hour_ms = next_ms // HOUR_MS * HOUR_MS
+        name = datetime.fromtimestamp(hour_ms / 1000, UTC).strftime("%Y-%m-%dT%H.parquet")
+        for table in TIMED:
+            if columns := tables.columns(table):
+                steps = (tables.rows(table, ms, ms + _STEP_MS) for ms in range(hour_ms, hour_ms + HOUR_MS, _STEP_MS))
+                made = [_arrow(pa, table, columns, step) for step in steps if step]
+                if made:
+                    rows, files = rows + sum(part.num_rows for part in made), files + 1
+                    _write(pa, folder / sql_name(table) / name, _sorted(pa.concat_tables(made)))
+        at_ms = hour_ms + HOUR_MS
+        progress(min(at_ms, until_ms))
+    return rows, files
+
+
+def _sorted(table: Any) -> Any:
+    keys = [c for c in ("container", "ts_ms") if c in table.column_names and "kind" not in table.column_names]
+    return table.sort_by([(key, "ascending") for key in keys]) if len(keys) == 2 else table
+
+
+def _type(pa: Any, column: sa.Column[Any]) -> Any:
+    if isinstance(column.type, sa.Boolean):
+        return pa.bool_()
+    if isinstance(column.type, sa.Double):
+        return pa.float64()
+    return pa.int64() if isinstance(column.type, sa.Integer) else pa.string()
+
+
+def _arrow(pa: Any, table: str, columns: Sequence[str], rows: Rows) -> Any:
+    by_column = dict(zip(columns, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(columns, ())
+    arrays, names = [], []
+    for name in columns:
+        values: Sequence[Any] = by_column[name]
+        if table == "custom" and name == "value":
+            # one column a type, so that an integer of 64 bits stays what it is
+            numbers = [as_number(v) for v in values]
+            arrays.append(pa.array([v if isinstance(v, int) else None for v in numbers], pa.int64()))
+            arrays.append(pa.array([None if isinstance(v, int) else v for v in numbers], pa.float64()))
+            names += ["value_integer", "value_real"]
+            continue
+        arrays.append(pa.array(values, _type(pa, metadata.tables[sql_name(table)].c[name])))
+        names.append(name)
+    return pa.table(arrays, names)
+
+
+def _write(pa: Any, path: Path, table: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    fresh = path.with_suffix(".new")
+    pa.parquet.write_table(table, fresh, compression="zstd")
+    os.replace(fresh, path)
+
+
+class ParquetTables:
+    """A `tables_source.TableSource` over a folder that `export` has written. Holds one hour of each table."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises StoreError if there are no such files."""
+        self._pa = pyarrow()
+        self._folder = folder
+        if not (folder / "container.parquet").is_file():
+            raise StoreError(f"{folder}: expected a folder written by `tidegauge export`, found no container.parquet")
+        self._files = {t: sorted((folder / sql_name(t)).glob("*.parquet")) for t in TIMED}
+        self._hours = {t: {_hour_ms(f): f for f in files} for t, files in self._files.items()}
+        self._held: dict[str, tuple[int, list[tuple[Any, ...]], list[int]]] = {}
+
+    def columns(self, table: str) -> list[str]:
+        file = self._folder / f"{table}.parquet" if table in SMALL else next(iter(self._files[table]), None)
+        if file is None:
+            return []
+        names = list(self._read(self._pa.parquet.read_schema, file).names)
+        known = [c.name for c in metadata.tables[sql_name(table)].columns]
+        return [c for c in known if c in names or (c == "value" and "value_real" in names)]
+
+    def all(self, table: str) -> Rows:
+        return self._rows_of(self._folder / f"{table}.parquet", self.columns(table))
+
+    def rows(self, table: str, from_ms: int, to_ms: int) -> Rows:
+        out: list[tuple[Any, ...]] = []
+        for hour_ms in range(from_ms // HOUR_MS * HOUR_MS, to_ms, HOUR_MS):
+            if hour_ms in self._hours[table]:
+                rows, times = self._hour(table, hour_ms)
+                out += [row for row, ms in zip(rows, times, strict=True) if from_ms <= ms < to_ms]
+        return out
+
+    def next_ms(self, at_ms: int) -> int | None:
+        found: list[int] = []
+        for table in ("sample", "event", "gap"):
+            hours = sorted(h for h in self._hours[table] if h + HOUR_MS > at_ms)
+            found += next(([min(later)] for h in hours if (later := self._later(table, h, at_ms))), [])
+        return min(found, default=None)
+
+    def _later(self, table: str, hour_ms: int, at_ms: int) -> list[int]:
+        return [ms for ms in self._hour(table, hour_ms)[1] if ms >= at_ms]
+
+    def close(self) -> None:
+        self._held.clear()
+
+    def _hour(self, table: str, hour_ms: int) -> tuple[list[tuple[Any, ...]], list[int]]:
+        """Rows of an hour by key, and their times."""
+        held = self._held.get(table)
+        if held is None or held[0] != hour_ms:
+            columns = self.columns(table)
+            rows = self._rows_of(self._hours[table][hour_ms], columns)
+            time = columns.index(TIME_COLUMNS.get(table, "ts_ms"))
+            key = [columns.index(c.name) for c in metadata.tables[sql_name(table)].primary_key.columns]
+            rows.sort(key=lambda row: (row[time], *(row[i] for i in key)))
+            held = self._held[table] = (hour_ms, rows, [row[time] for row in rows])
+        return held[1], held[2]
+
+    def _rows_of(self, file: Path, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        table = self._read(self._pa.parquet.read_table, file)
+        there = dict(zip(table.column_names, (c.to_pylist() for c in table.columns), strict=True))
+        if "value_real" in there:
+            pairs = zip(there["value_integer"], there["value_real"], strict=True)
+            there["value"] = [real if integer is None else integer for integer, real in pairs]
+        nothing = [None] * table.num_rows
+        return list(zip(*(there.get(c, nothing) for c in columns), strict=True))
+
+    def _read(self, read: Callable[[Path], Any], file: Path) -> Any:
+        try:
+            return read(file)
+        except (OSError, self._pa.ArrowException) as exc:
+            raise StoreError(f"read {file}: {exc}") from exc
+
+
+def _hour_ms(file: Path) -> int:
+    try:
+        return round(datetime.strptime(file.stem, "%Y-%m-%dT%H").replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError as exc:
+        raise StoreError(f"{file}: expected a name such as 2026-11-23T14.parquet") from exc
+
+
+def views(folder: Path) -> Iterator[tuple[str, str]]:
+    """(table, pattern of its files) of what a folder holds, for whoever asks it in SQL."""
+    for table in SMALL:
+        if (folder / f"{table}.parquet").is_file():
+            yield table, str(folder / f"{table}.parquet")
+    for table in TIMED:
+        if any((folder / sql_name(table)).glob("*.parquet")):
+            yield sql_name(table), str(folder / sql_name(table) / "*.parquet")

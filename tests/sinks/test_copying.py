@@ -1,0 +1,288 @@
+"""Copies of a SQL store, through the runner: to another, through Parquet files, interrupted and repeated."""
+
+import random
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from tidegauge.pipeline.catalogue import INSTANCE_LABELS, METRICS, SCALAR_TABLES
+from tidegauge.pipeline.copying import SLICE_MS, Copied, Job, RecordSource, copy
+from tidegauge.pipeline.errors import ConfigError, PermanentError, RetryableError
+from tidegauge.pipeline.history import StoreError
+from tidegauge.pipeline.machine import Machine
+from tidegauge.pipeline.options import RunnerOptions
+from tidegauge.pipeline.records import Batch, End, Event, Gap, Kind, Metric, Record, Sample, Schema, Spec
+from tidegauge.pipeline.testing.records import PLUGIN_METRICS, START_MS, make_container, make_schema
+from tidegauge.sinks.memory import MemoryConfig, MemorySink
+from tidegauge.sinks.sql.parquet import ParquetTables, export
+from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
+from tidegauge.sinks.sql.sql_tables import SqlTables
+from tidegauge.sinks.sql.tables import metadata
+from tidegauge.sinks.sql.tables_source import TableRecords
+
+TABLE_METRIC = Metric("gpu_memory_bytes", Kind.GAUGE, "bytes", "gpu", "Memory of one card.")
+NOT_KEPT = {"container": ("id", "number"), "writer": (), "alembic_version": ()}
+"""What is each store's own."""
+
+
+def sink_at(path: Path) -> SqlSink:
+    return SqlSink(SqlConfig(url=f"sqlite:///{path}", retention_s=0))
+
+
+def everything(seed: int = 1, ticks: int = 40) -> list[Record]:
+    """A log with every record type, every table, plug-ins' metrics, late names, two epochs and a container that ends."""
+    rng = random.Random(seed)
+    wide = make_schema(
+        [m.name for m in METRICS if m.table in SCALAR_TABLES],
+        [t for t in INSTANCE_LABELS if t != "custom"],
+        PLUGIN_METRICS,
+    )
+    gpu = msgspec.structs.replace(wide.tables[0], name="gpu", instance_label="instance", metrics=(TABLE_METRIC,))
+    wide = Schema.of(wide.metrics, [*wide.tables, gpu])
+    host = make_container(1, "/", name=None, image=None, labels={}, machine=Machine(), valid_from_ms=START_MS)
+    web = make_container(2, valid_from_ms=START_MS, name=None, image=None, labels={})
+    named = msgspec.structs.replace(web, valid_from_ms=START_MS + 1500, name="web", image="nginx", labels={"a": "b"})
+    limited = msgspec.structs.replace(named, valid_from_ms=START_MS + 31_000, spec=Spec(memory_limit_bytes=1 << 30))
+    again = msgspec.structs.replace(named, number=3, epoch=1, valid_from_ms=START_MS + 200_000)
+    old = make_container(4, valid_from_ms=START_MS - 60_000)
+    current = {c.number: c for c in (host, web, old)}
+    records: list[Record] = [wide, host, web, old]
+    row = 100
+    for i in range(ticks):
+        ts_ms = START_MS + i * 7_000 + rng.randrange(900)
+        if i == 1:
+            current[2] = named
+            records.append(named)
+        if i == 5:
+            current[2] = limited
+            records.append(limited)
+        if i == 20:
+            records += [End(4, ts_ms - 1), Event(ts_ms - 1, "deletion", 4, {"exit_code": 3}, row + 5000, old.source)]
+            del current[4]
+        if i == 29:
+            current[3] = again
+            records.append(again)
+        samples = []
+        for number in current:
+            values = tuple(None if rng.random() < 0.2 else _value(rng, m) for m in wide.metrics)
+            if number != 1:
+                values = tuple(None if m.table == "sample_host" else v for m, v in zip(wide.metrics, values, strict=True))
+            tables = tuple(
+                None if rng.random() < 0.3 else tuple((name, *(_value(rng, m) for m in t.metrics)) for name in ("eth0", "lo"))
+                for t in wide.tables
+            )
+            is_closing = number == 2 and i % 10 == 9
+            samples.append(Sample(number, ts_ms + number, wide.id, values, () if is_closing else tables, is_closing))
+        records.append(Batch(samples, range(row, row + len(samples)), {wide.id: wide}, dict(current)))
+        row += len(samples)
+        if i % 13 == 7:
+            records.append(Gap(host.source, ts_ms + 100, ts_ms + 900, "stall", 2 if i > 10 else None, 4, row + 9000))
+            records.append(Event(ts_ms + 50, "oom_kill", 2, {"pid": i, "text": "é\n"}, row + 9001, host.source))
+    return records
+
+
+def _value(rng: random.Random, metric: Metric) -> int | float:
+    if metric.unit in ("seconds", "ratio", "number") or metric.name.startswith("load"):
+        return rng.choice((0.0, 1.5, rng.random() * 1e9))
+    return rng.choice((0, 1, rng.randrange(1 << 62), (1 << 63) - 1))
+
+
+def filled(path: Path, records: Sequence[Record]) -> SqlSink:
+    sink = sink_at(path)
+    sink.open()
+    for i in range(0, len(records), 7):
+        sink.write(records[i : i + 7])
+    sink.close()
+    return sink
+
+
+def rows_of(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """Every table, the store's own numbers of containers replaced by their keys."""
+    conn = sqlite3.connect(path)
+    keys = {row[0]: row[1:] for row in conn.execute("SELECT id, source, instance, epoch FROM container")}
+    out = {}
+    for table in metadata.tables:
+        if table.startswith("rollup"):
+            continue
+        cursor = conn.execute(f"SELECT * FROM {table}")
+        names = [d[0] for d in cursor.description]
+        drop = NOT_KEPT.get(table, ())
+        rows = []
+        for row in cursor:
+            named = {n: v for n, v in zip(names, row, strict=True) if n not in drop}
+            if "container" in named:
+                named["container"] = keys.get(named["container"])
+            rows.append(tuple((n, type(v).__name__, v) for n, v in named.items()))
+        out[table] = sorted(rows, key=repr)
+    conn.close()
+    return out
+
+
+def tables_of(path: Path) -> SqlTables:
+    return SqlTables(sa.create_engine(f"sqlite:///file:{path}?mode=ro&uri=true"))
+
+
+def run(
+    source: RecordSource, sink: Any, folder: Path, *, until_ms: int = START_MS * 2, stop_after: int | None = None
+) -> Copied:
+    looks = 0
+
+    def is_stopping() -> bool:
+        nonlocal looks
+        looks += 1
+        return stop_after is not None and looks > stop_after
+
+    span = Job(START_MS - 120_000, until_ms)
+    options = RunnerOptions(batch_rows=25, retry_min_s=0.01, retry_max_s=0.02)
+    return copy(source, "copy", sink, options, folder, span, lambda ms: None, is_stopping)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    filled(tmp_path / "from.db", everything())
+    return tmp_path / "from.db"
+
+
+def test_everything_arrives_in_another_database(store: Path, tmp_path: Path) -> None:
+    copied = run(TableRecords(tables_of(store)), sink_at(tmp_path / "to.db"), tmp_path / "copies")
+    assert copied.is_whole
+    assert copied.account.is_exact
+    assert (copied.account.pending, copied.account.dead_letter, copied.dead_letters) == (0, 0, None)
+    there, here = rows_of(tmp_path / "to.db"), rows_of(store)
+    assert {t: len(r) for t, r in there.items()} == {t: len(r) for t, r in here.items()}
+    for table in here:
+        assert there[table] == here[table], table
+    assert sum(map(len, here.values())) > 2000
+    assert not list((tmp_path / "copies").iterdir())
+
+
+def test_a_copy_again_changes_nothing(store: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        sink = sink_at(tmp_path / "to.db")
+        assert run(TableRecords(tables_of(store)), sink, tmp_path / "copies").is_whole
+        assert sink.conflict_rows == 0
+    assert rows_of(tmp_path / "to.db") == rows_of(store)
+
+
+class Slow:
+    """Takes so many writes and is down from then on."""
+
+    Config = SqlConfig
+
+    def __init__(self, inner: SqlSink, writes: int) -> None:
+        self.inner, self.left = inner, writes
+        self.takes = inner.takes
+
+    def open(self) -> None:
+        self.inner.open()
+
+    def write(self, records: Sequence[Record]) -> None:
+        if self.left <= 0:
+            raise RetryableError("down")
+        self.left -= 1
+        self.inner.write(records)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2, 4])
+def test_one_that_was_interrupted_goes_on(store: Path, tmp_path: Path, writes: int) -> None:
+    source = TableRecords(tables_of(store))
+    first = run(source, Slow(sink_at(tmp_path / "to.db"), writes), tmp_path / "copies", stop_after=3)
+    assert not first.is_whole
+    # its span stays that of the first call
+    second = run(TableRecords(tables_of(store)), sink_at(tmp_path / "to.db"), tmp_path / "copies", until_ms=START_MS)
+    assert second.is_whole
+    assert second.account.is_exact
+    assert second.account.written == second.account.accepted
+    assert rows_of(tmp_path / "to.db") == rows_of(store)
+    assert not list((tmp_path / "copies").iterdir())
+
+
+def test_rows_that_the_sink_refuses_are_kept_with_the_reason(store: Path, tmp_path: Path) -> None:
+    class Picky(Slow):
+        def write(self, records: Sequence[Record]) -> None:
+            if any(isinstance(r, Event) and r.kind == "oom_kill" for r in records):
+                raise PermanentError("no OOM kills here")
+            self.inner.write(records)
+
+    copied = run(TableRecords(tables_of(store)), Picky(sink_at(tmp_path / "to.db"), 0), tmp_path / "copies")
+    kills = sum(row[3][2] == "oom_kill" for row in rows_of(store)["event"])
+    assert copied.is_whole
+    assert copied.account.dead_letter == kills > 0
+    assert copied.dead_letters is not None
+    assert copied.dead_letters.stat().st_size > 0
+    there, here = rows_of(tmp_path / "to.db"), rows_of(store)
+    assert len(there.pop("event")) == len(here.pop("event")) - kills
+    assert there == here
+
+
+def test_names_that_came_soon_stand_at_the_first_sample(store: Path, tmp_path: Path) -> None:
+    source = TableRecords(tables_of(store))
+    start_ms = START_MS // SLICE_MS * SLICE_MS
+    slice_ = [t.record for at in range(2) for t in source.records(start_ms + at * SLICE_MS, start_ms + (at + 1) * SLICE_MS)]
+    numbers = {c.number: c for c in source.heads(START_MS * 2) if not isinstance(c, Schema) and c.name == "web"}
+    first = next(i for i, r in enumerate(slice_) if isinstance(r, Sample) and r.container in numbers)
+    names = [r.name for r in slice_[:first] if not isinstance(r, Sample | Schema | Event | Gap | End) and r.number in numbers]
+    assert names == [None, "web"]
+
+
+def test_through_parquet_and_back(store: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    rows, files = export(tables_of(store), tmp_path / "archive", 0, START_MS * 2, seen.append)
+    assert rows > 2000
+    assert files == len(list((tmp_path / "archive").rglob("*.parquet")))
+    assert seen == sorted(seen)
+    copied = run(TableRecords(ParquetTables(tmp_path / "archive")), sink_at(tmp_path / "to.db"), tmp_path / "copies")
+    assert copied.is_whole
+    there, here = rows_of(tmp_path / "to.db"), rows_of(store)
+    for table in here:
+        assert there[table] == here[table], table
+
+
+def test_parquet_files_are_sorted_and_packed(store: Path, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    export(tables_of(store), tmp_path / "archive", 0, START_MS * 2, lambda ms: None)
+    for file in (tmp_path / "archive" / "sample").glob("*.parquet"):
+        table = parquet.read_table(file)
+        keys = list(zip(table["container"].to_pylist(), table["ts_ms"].to_pylist(), strict=True))
+        assert keys == sorted(keys)
+        assert parquet.ParquetFile(file).metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_an_export_of_a_span_has_its_hours(store: Path, tmp_path: Path) -> None:
+    hour_ms = 3_600_000
+    export(tables_of(store), tmp_path / "archive", 0, START_MS - hour_ms, lambda ms: None)
+    assert not (tmp_path / "archive" / "sample").exists()
+    assert (tmp_path / "archive" / "container.parquet").exists()
+
+
+def test_a_folder_that_is_no_archive(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"container\.parquet"):
+        ParquetTables(tmp_path)
+
+
+def test_a_damaged_file_ends_the_import_and_says_which(store: Path, tmp_path: Path) -> None:
+    export(tables_of(store), tmp_path / "archive", 0, START_MS * 2, lambda ms: None)
+    file = next((tmp_path / "archive" / "sample").glob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(StoreError, match=file.name):
+        run(TableRecords(ParquetTables(tmp_path / "archive")), sink_at(tmp_path / "to.db"), tmp_path / "copies")
+
+
+def test_a_database_without_our_tables(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE a (b)")
+    with pytest.raises(StoreError, match="no tables of tidegauge"):
+        tables_of(tmp_path / "other.db")
+
+
+def test_a_sink_that_keeps_nothing_is_refused(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a store that lasts"):
+        run(TableRecords(tables_of(store)), MemorySink(MemoryConfig()), tmp_path / "copies")
