@@ -1,0 +1,104 @@
+"""A mergeable quantile sketch: how long a value was how large, within 1 % of the value. Pure; no I/O.
+
+Values fall into bins whose bounds grow by 2 % each, as in DDSketch (Masson, Rim, Lee: VLDB 2019, arXiv 1908.10693), with one
+bin for zero. A bin is answered by the value that is off by the same share from both its bounds: at most 1/101, so 0.991 %.
+Weights are whole numbers, here milliseconds: merging is their addition, exact in any order and any grouping, and equal sketches
+are equal bytes. Own code, for the bytes' sake: decision 0025.
+"""
+
+import math
+import struct
+from collections.abc import Iterable
+
+_GROWTH = 1.02
+_SCALE = 1 / math.log(_GROWTH)
+_MIDDLE = 2 / (1 + _GROWTH)
+_ZERO = -32768
+"""The bin of zero; those of other values go from -32767 to 32767, which is 1e-281 to 1e281."""
+_WEIGHTS = "HIQ"
+"""How wide weights are in bytes; the first byte of an encoded sketch says which."""
+_log, _ceil = math.log, math.ceil
+
+
+class Sketch:
+    """Not shared by threads while it is changed."""
+
+    __slots__ = ("_bins",)
+
+    def __init__(self) -> None:
+        self._bins: dict[int, int] = {}
+
+    def add(self, value: float, weight: int = 1) -> None:
+        """ValueError for a value below 0, or none at all; `weight` is over 0."""
+        if value > 0:
+            place = min(max(_ceil(_log(value) * _SCALE), -32767), 32767)
+        elif value == 0:
+            place = _ZERO
+        else:
+            raise ValueError(f"a sketch takes no {value}")
+        self._bins[place] = self._bins.get(place, 0) + weight
+
+    def merge(self, other: "Sketch") -> None:
+        """Takes in all of another one, as if everything had been added here."""
+        bins = self._bins
+        for place, weight in other._bins.items():
+            bins[place] = bins.get(place, 0) + weight
+
+    @property
+    def weight(self) -> int:
+        return sum(self._bins.values())
+
+    def quantile(self, share: float) -> float | None:
+        """The nearest rank: the least value such that at least `share` (0 to 1) of the weight is not above it; None if empty.
+
+        Off by at most 1 % of the value itself.
+        """
+        need = share * self.weight
+        below = 0
+        found: float | None = None
+        for place in sorted(self._bins):
+            found = 0.0 if place == _ZERO else _MIDDLE * _GROWTH**place
+            below += self._bins[place]
+            if below >= need:
+                break
+        return found
+
+    def encode(self) -> bytes:
+        """4 bytes a bin in most cases. Equal sketches give equal bytes, in every version of the program."""
+        places = sorted(self._bins)
+        weights = [self._bins[place] for place in places]
+        most = max(weights, default=0)
+        width = 0 if most < 1 << 16 else 1 if most < 1 << 32 else 2
+        return struct.pack(f"<B{len(places)}h{len(places)}{_WEIGHTS[width]}", width, *places, *weights)
+
+    @classmethod
+    def decode(cls, encoded: bytes | memoryview) -> "Sketch":
+        """ValueError for what `encode` did not make."""
+        sketch = cls()
+        try:
+            width = _WEIGHTS[encoded[0]]
+            size = 2 + struct.calcsize(f"<{width}")
+            count, rest = divmod(len(encoded) - 1, size)
+            if rest:
+                raise ValueError
+            numbers = struct.unpack(f"<{count}h{count}{width}", encoded[1:])
+        except (IndexError, ValueError, struct.error):
+            raise ValueError("not a sketch") from None
+        sketch._bins = dict(zip(numbers[:count], numbers[count:], strict=True))
+        return sketch
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sketch) and self._bins == other._bins
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Sketch({self._bins!r})"
+
+
+def merged(sketches: Iterable[Sketch]) -> Sketch:
+    """One sketch of all; none of them is changed."""
+    out = Sketch()
+    for sketch in sketches:
+        out.merge(sketch)
+    return out
