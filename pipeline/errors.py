@@ -7,6 +7,7 @@ TidegaugeError
  ├─ JournalError           the journal cannot go on (locked, unreadable folder)
  ├─ RequestError           what the server asked the sampler was not answered; its `reason` says why
  └─ SinkError
+     ├─ StoreLostError     what was stored is gone: a new account, and all that the log keeps is delivered again
      ├─ RetryableError     keep the batch, back off (retry_after_s honoured)
      ├─ TooLargeError      the store refuses the size: the runner halves the batch
      ├─ PartialWriteError  some rows rejected: these go to the dead letters, the rest was stored
@@ -75,6 +76,13 @@ class RetryableError(SinkError):
         self.retry_after_s = retry_after_s
         self.is_config_fault = is_config_fault
         """True for 401, 403, 404: retried all the same, but logged as a fault of the configuration."""
+
+
+class StoreLostError(SinkError):
+    """What the store held cannot be had any more; the sink has seen to it that an empty one takes its place.
+
+    May be raised by any call. The runner begins anew, with the first row that the log keeps.
+    """
 
 
 class TooLargeError(SinkError):

@@ -65,6 +65,8 @@ class Ledger:
 
     def begin(self, record: CursorRecord | None, position: Position) -> None:
         """Goes on from the record, or begins at the position."""
+        with self._lock:
+            self._settled.clear()
         if record is None and self._cursor is not None:
             self.letters.set_aside()
         progress = Progress.begin(*position) if record is None else Progress(record)

@@ -91,6 +91,7 @@ _RUNNER_COUNTERS: Mapping[str, str] = {
     "unknown_records": "Journal records of a type that this version does not know.",
     "damaged_records": "Journal records that could not be decoded, passed over.",
     "refused_gaps": "Gap records of the sink's own losses that the store refused for good.",
+    "stores_lost": "Times that the store was found damaged beyond use and a new one was begun.",
     "unreadable_letters": "Dead letters that could not be read when they were to be delivered again; they stay.",
     "cursor_errors": "Times that the cursor could not be made durable; rows since the last one come again after a kill.",
 }

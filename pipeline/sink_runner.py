@@ -11,13 +11,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
 from tidegauge.pipeline.account import Account, Piece
 from tidegauge.pipeline.backoff import Backoff
-from tidegauge.pipeline.errors import JournalError, PartialWriteError, PermanentError, RetryableError, TooLargeError
+from tidegauge.pipeline.errors import (
+    JournalError,
+    PartialWriteError,
+    PermanentError,
+    RetryableError,
+    StoreLostError,
+    TooLargeError,
+)
 from tidegauge.pipeline.feed import Feed
 from tidegauge.pipeline.intake import Intake
 from tidegauge.pipeline.journal import BEGINNING, Position
@@ -130,8 +137,11 @@ class SinkRunner:
         self._state = "starting"
         self._last_error: str | None = None
         self._failing: str | None = None
+        self._lost: StoreLostError | None = None
+        """Found while dead letters were delivered again."""
         self._counts = dict.fromkeys(
-            ("writes", "retries", "unknown_errors", "config_faults", "maintenance_errors", "unreadable_letters"), 0
+            ("writes", "retries", "unknown_errors", "config_faults", "maintenance_errors", "unreadable_letters", "stores_lost"),
+            0,
         )
 
         self._tasks: deque[_Task] = deque()
@@ -275,6 +285,8 @@ class SinkRunner:
     def _open(self) -> bool:
         try:
             self.sink.open()
+        except StoreLostError as exc:
+            self._begin_anew(exc)
         except Exception as exc:  # noqa: BLE001 - counted and tried again
             self._note(exc)
             self._wait(self._backoff.next_s(getattr(exc, "retry_after_s", None)))
@@ -282,6 +294,17 @@ class SinkRunner:
         self._is_open = True
         self._worked()
         return True
+
+    def _begin_anew(self, exc: StoreLostError) -> NoReturn:
+        """Begins a new account with all that the log keeps. Always _Interrupted: what was read is another's."""
+        _LOG.error("sink %s: %s; it gets again all that the journal keeps", self.name, exc)
+        self._last_error = f"{type(exc).__name__}: {exc}"
+        self._counts["stores_lost"] += 1
+        self._is_open = False
+        self._ledger.begin(None, self._log.first_row())
+        self._rewind()
+        self._ledger.store()
+        raise _Interrupted
 
     def _rewind(self) -> None:
         """Goes to the first row that is not settled."""
@@ -329,6 +352,8 @@ class SinkRunner:
         self._maintained_at_s = now_s
         try:
             sink.maintain(self._clock.time_ms(), self._stop.is_set)
+        except StoreLostError as exc:
+            self._begin_anew(exc)
         except Exception as exc:  # noqa: BLE001 - counted; rows go on
             self._counts["maintenance_errors"] += 1
             _LOG.warning("sink %s: maintenance failed: %s: %s", self.name, type(exc).__name__, exc)
@@ -365,6 +390,8 @@ class SinkRunner:
         while records:
             try:
                 self.sink.write(records)
+            except StoreLostError as exc:
+                self._begin_anew(exc)
             except RetryableError as exc:
                 self._note(exc)
                 self._wait(self._backoff.next_s(exc.retry_after_s))
@@ -508,6 +535,8 @@ class SinkRunner:
             if unreadable:
                 self._counts["unreadable_letters"] += len(unreadable)
                 _LOG.warning("sink %s: %d dead letters cannot be read and stay", self.name, len(unreadable))
+        except StoreLostError as exc:
+            self._lost = exc
         except Exception as exc:  # noqa: BLE001 - the letters stay, and the count says how many went
             self._note(exc)
         if done:
@@ -546,6 +575,9 @@ class SinkRunner:
     def _run_tasks(self) -> None:
         while self._tasks:
             self._tasks.popleft().run()
+        if (lost := self._lost) is not None:
+            self._lost = None
+            self._begin_anew(lost)
 
     # What it shows
 
