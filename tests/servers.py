@@ -59,6 +59,12 @@ class StoreServer:
     def url(self) -> str:
         return f"{self.scheme}://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None, "it does not run"
+        return self._process.pid
+
     def command(self) -> list[str]:
         raise NotImplementedError
 
@@ -226,6 +232,12 @@ class PostgresServer:
         """For our sink: without a password unless one is given, since the sink takes none in its URL."""
         secret = "" if password is None else f":{password}"
         return f"postgresql+psycopg://{user}{secret}@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def pid(self) -> int:
+        """Of the running server; what it does for clients it does in children of it."""
+        assert self._process is not None, "it does not run"
+        return self._process.pid
 
     def start(self) -> None:
         """Returns when it takes connections; the first time a cluster is made."""
