@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
 import msgspec
+from msgspec.structs import replace
 
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.history import StoredContainer
@@ -103,7 +104,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """Of a metric by interface, disk ...: those that fit, exact or with `*`. None: all of them, summed."""
     agg: str = "avg"
     bucket_ms: int | None = None
-    """Width; buckets begin at multiples of it since 1970, the first and the last are cut at the span. None: one for all."""
+    """Width; buckets begin at multiples of it since 1970, the last one is cut at `until_ms`. None: one for all."""
     group: tuple[str, ...] = ("container",)
     """Containers with equal ones make one series. () for all in one."""
     top: int | None = None
@@ -115,12 +116,13 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         """0 to 100; None where another aggregate is asked for."""
         return percentile_of(self.agg)
 
-    def starts(self) -> list[int]:
-        """When each bucket begins: the first at `since_ms`."""
-        if self.bucket_ms is None:
-            return [self.since_ms]
-        first = self.since_ms - self.since_ms % self.bucket_ms + self.bucket_ms
-        return [self.since_ms, *range(first, self.until_ms, self.bucket_ms)]
+    def aligned(self) -> "Question":
+        """The same, from the beginning of its first bucket on."""
+        return self if self.bucket_ms is None else replace(self, since_ms=self.since_ms // self.bucket_ms * self.bucket_ms)
+
+    def starts(self) -> range:
+        """When each bucket begins, of a question that is aligned."""
+        return range(self.since_ms, self.until_ms, self.bucket_ms or self.until_ms - self.since_ms)
 
     def check(self, metric: Metric) -> None:
         """Raises BadQuestion for what does not fit together. `metric` is the one that is named."""

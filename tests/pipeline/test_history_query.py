@@ -168,12 +168,13 @@ def test_every_parameter_may_be_bad() -> None:
             _asked(**values)  # type: ignore[arg-type]
 
 
-def test_buckets_begin_at_multiples_and_are_cut_at_the_span() -> None:
-    asked = Question(metric="m", since_ms=7, until_ms=31, bucket_ms=10)
-    assert asked.starts() == [7, 10, 20, 30]
-    assert Question(metric="m", since_ms=10, until_ms=30, bucket_ms=10).starts() == [10, 20]
-    assert Question(metric="m", since_ms=10, until_ms=30).starts() == [10]
-    assert Question(metric="m", since_ms=-7, until_ms=13, bucket_ms=10).starts() == [-7, 0, 10]
+def test_buckets_begin_at_multiples_and_the_last_is_cut() -> None:
+    asked = Question(metric="m", since_ms=7, until_ms=31, bucket_ms=10).aligned()
+    assert asked.since_ms == 0
+    assert list(asked.starts()) == [0, 10, 20, 30]
+    assert list(Question(metric="m", since_ms=10, until_ms=30, bucket_ms=10).aligned().starts()) == [10, 20]
+    assert list(Question(metric="m", since_ms=7, until_ms=30).aligned().starts()) == [7]
+    assert list(Question(metric="m", since_ms=-7, until_ms=13, bucket_ms=10).aligned().starts()) == [-10, 0, 10]
 
 
 @pytest.mark.parametrize(
