@@ -1,0 +1,61 @@
+"""History in each store: what writing seven days of fifty containers costs, how large they are, and how fast they answer.
+
+Every store is loaded through its own sink from the generator's records, 300 samples a write, and asked the same eight
+questions in its own language. Every answer is first held against numpy's.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.generator import History
+from bench.questions import QUESTIONS, Asked
+from bench.report import Row, Section
+from bench.stores import STORES, Loaded, Refused, Store
+
+ROWS_A_WRITE = 300
+
+
+def run(folder: Path, days: float = 7.0, stores: Sequence[str] = tuple(STORES)) -> list[Section]:
+    history = History(days=days)
+    asked = Asked(history)
+    sections: list[Section] = []
+    for name in stores:
+        with STORES[name](folder / name) as store:
+            loaded = store.load(history.writes(ROWS_A_WRITE))
+            sections.append(_writing(store, history, loaded))
+            sections.append(_asking(store, asked))
+    return sections
+
+
+def _writing(store: Store, history: History, loaded: Loaded) -> Section:
+    samples, values = history.samples, history.samples * history.values_a_sample
+    rows = [
+        Row("samples written", "1/s", (samples / loaded.wall_s,)),
+        Row("CPU of tidegauge, a sample", "us", (loaded.client_s / samples * 1e6,)),
+    ]
+    if loaded.server_s:
+        rows.append(Row("CPU of the server, a sample", "us", (loaded.server_s / samples * 1e6,)))
+    goals = {"SQLite": ("at most 5", 5.0)}
+    rows.append(Row("on the disk, a value", "bytes", (store.size_bytes() / values,), *goals.get(store.name, ())))
+    if store.name == "SQLite":
+        rows.append(Row("written to the disk, a value", "bytes", (loaded.written_bytes / values,), "at most 20", 20))
+    title = f"{store.name}: {samples} samples of {history.values_a_sample} values, {ROWS_A_WRITE} a write"
+    return Section(title, rows)
+
+
+def _asking(store: Store, asked: Asked) -> Section:
+    """Latencies, after each answer was found right. AssertionError if one is wrong."""
+    rows, notes = [], []
+    for question, what in QUESTIONS.items():
+        try:
+            wrong = asked.differences(question, store.ask(question, asked))
+        except Refused as exc:
+            notes.append(f"Refused: {what}: `{exc}`.")
+            continue
+        if wrong:
+            raise AssertionError(f"{store.name} answers otherwise: {wrong}")
+        rows.append(Row(what, "ms", store.latency_ms(question, asked), *_GOALS.get((store.name, question), ())))
+    return Section(f"{store.name}: the eight questions, warm, all answers as expected", rows, " ".join(notes))
+
+
+_GOALS: dict[tuple[str, str], tuple[str, float]] = {("SQLite", "rate"): ("at most 10", 10.0)}

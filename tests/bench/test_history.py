@@ -1,0 +1,42 @@
+"""The eight questions of `python -m bench --only history`, over six hours, on each real store, against numpy."""
+
+import shutil
+from collections.abc import Callable, Mapping
+
+import pytest
+from bench.generator import History
+from bench.questions import QUESTIONS, Asked
+from bench.stores import STORES, Store
+from tests.servers import need_influxd, need_victoria_metrics
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+NEEDS: Mapping[str, Callable[[], None]] = {
+    "sqlite": lambda: None,
+    "influxdb": need_influxd,
+    "victoriametrics": need_victoria_metrics,
+}
+HISTORY = History(days=0.25)
+
+
+@pytest.fixture(scope="module")
+def asked() -> Asked:
+    return Asked(HISTORY)
+
+
+@pytest.fixture(scope="module", params=list(STORES))
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> object:
+    name = request.param
+    NEEDS[name]()
+    folder = tmp_path_factory.mktemp("history") / name
+    with STORES[name](folder) as store:
+        store.load(HISTORY.writes(1500), is_settled=False)
+        yield store
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_answer_is_that_of_an_independent_computation(question: str, store: Store, asked: Asked) -> None:
+    expected = asked.expected(question)
+    assert expected.low, "a question whose answer is empty proves nothing"
+    assert asked.differences(question, store.ask(question, asked)) == []
