@@ -14,20 +14,18 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tidegauge.pipeline.errors import ConfigError, PartialWriteError, PermanentError, RetryableError, SinkError
-from tidegauge.pipeline.records import Batch, Container, Event, Gap, Record
+from tidegauge.pipeline.history import HistoryReader
+from tidegauge.pipeline.records import Batch, Container, End, Event, Gap, Record
 from tidegauge.sinks.influxdb_cadvisor import CadvisorEncoder
+from tidegauge.sinks.influxdb_flux import FluxAsker
 from tidegauge.sinks.influxdb_grid import Grid
-from tidegauge.sinks.influxdb_http import Endpoint, PointsBeyondRetention, Transport, V1Transport, V2Transport, ping
-from tidegauge.sinks.line_protocol import (
-    MAX_TS_MS,
-    LineEncoder,
-    NoLine,
-    SampleEncoder,
-    container_tags,
-    encode_batch,
-    escape_string,
-    series_key,
-)
+from tidegauge.sinks.influxdb_history import Asker, InfluxdbHistory
+from tidegauge.sinks.influxdb_http import Endpoint, PointsBeyondRetention, Transport, ping
+from tidegauge.sinks.influxdb_influxql import InfluxqlAsker
+from tidegauge.sinks.influxdb_notes import note_line
+from tidegauge.sinks.influxdb_v1 import V1Transport
+from tidegauge.sinks.influxdb_v2 import V2Transport
+from tidegauge.sinks.line_protocol import LineEncoder, NoLine, SampleEncoder, encode_batch
 
 
 class InfluxdbConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,7 +74,7 @@ class InfluxdbSink:
     """Idempotent in InfluxDB. Names in tags are those of the frame's container record."""
 
     Config = InfluxdbConfig
-    takes: tuple[type, ...] = (Batch, Container, Event, Gap)
+    takes: tuple[type, ...] = (Batch, Container, Event, Gap, End)
     names_wait_s = 2.0
 
     def __init__(self, config: InfluxdbConfig) -> None:
@@ -107,6 +105,7 @@ class InfluxdbSink:
             self.takes = (Batch,)
         self._transport: Transport | None = None
         self._grid: Grid | None = None
+        self._history: HistoryReader | None = None
 
     def open(self) -> None:
         """Asks the store what it is and makes the database or bucket. The grid of `regular_s` begins anew."""
@@ -164,7 +163,21 @@ class InfluxdbSink:
             return str(exc)
         return None
 
-    def _connect(self) -> Transport:
+    def history(self) -> HistoryReader:
+        """What this sink has written, by queries. VictoriaMetrics has no such queries, and the layout must be `native`."""
+        if self._history is None:
+            self._history = InfluxdbHistory(self._asker)
+        return self._history
+
+    def _asker(self) -> Asker:
+        if self._config.layout != "native":
+            raise PermanentError(f"{self._config.url}: history is kept in the layout native, not {self._config.layout}")
+        transport = self._connect()
+        if isinstance(transport, V1Transport):
+            return InfluxqlAsker(transport, self._config.timeout_s)
+        return FluxAsker(transport)
+
+    def _connect(self) -> V1Transport | V2Transport:
         c = self._config
         version = c.version
         if version == "auto":
@@ -203,11 +216,11 @@ class InfluxdbSink:
                 rejected |= bad
                 lines += some if self._grid is None else self._filled(self._grid, record, some)
                 rows += record.rows
-            elif isinstance(record, Container | Event | Gap) and type(record) in self.takes:
+            elif isinstance(record, Container | Event | Gap | End) and type(record) in self.takes:
                 if isinstance(record, Gap) and self._grid is not None:
                     self._grid.gap(record)
                 try:
-                    lines.append(self._note(record))
+                    lines.append(note_line(record, self._config.host))
                 except NoLine as exc:
                     rejected[record.row] = str(exc)
                     lines.append(b"")
@@ -238,34 +251,6 @@ class InfluxdbSink:
             container, schema = batch.containers[sample.container], batch.schemas[sample.schema]
             points = [self._encoder.encode_sample(container, s, point) for s, point in grid.before(container, schema, sample)]
             yield b"\n".join(filter(None, (*points, line)))
-
-    def _note(self, record: Container | Event | Gap) -> bytes:
-        """The line of a record that is no sample. Numbers of containers are within one source."""
-        fields = b"row=%di" % record.row
-        if isinstance(record, Container):
-            # Labels are the runner's to choose, and it chooses those of samples.
-            tags = container_tags(msgspec.structs.replace(record, labels={}))
-            tags["container_number"] = str(record.number)
-            fields += b",created_ms=%di,source=" % record.created_ms + escape_string(record.source)
-            return _line("container_info", tags, fields, record.valid_from_ms)
-        tags = {"host": self._config.host}
-        if record.container is not None:
-            tags["container_number"] = str(record.container)
-        if isinstance(record, Gap):
-            tags |= {"source": record.source, "reason": record.reason}
-            fields += b",to_ms=%di" % record.to_ms
-            if record.rows is not None:
-                fields += b",rows=%di" % record.rows
-            return _line("gap", tags, fields, record.from_ms)
-        tags["kind"] = record.kind
-        details = msgspec.json.encode(record.details, order="deterministic").decode()
-        return _line("event", tags, fields + b",details=" + escape_string(details), record.ts_ms)
-
-
-def _line(measurement: str, tags: dict[str, str], fields: bytes, ts_ms: int) -> bytes:
-    if not -MAX_TS_MS <= ts_ms <= MAX_TS_MS:
-        raise NoLine(f"time {ts_ms} ms: expected one within +-{MAX_TS_MS}")
-    return b"%s %s %d" % (series_key(measurement, tags), fields, ts_ms)
 
 
 def _oldest(lines: Sequence[bytes], rows: Sequence[int], dropped: int) -> list[int] | None:

@@ -16,7 +16,7 @@ from tests.servers import Influxd, VictoriaMetrics, need_influxd, need_victoria_
 
 from tidegauge.pipeline.errors import ConfigError, PartialWriteError, PermanentError, RetryableError, TooLargeError
 from tidegauge.pipeline.plugin import HealthCheck, Sink
-from tidegauge.pipeline.records import UNLIMITED, Batch, Event, Gap
+from tidegauge.pipeline.records import UNLIMITED, Batch, End, Event, Gap
 from tidegauge.pipeline.testing import (
     METRICS,
     PLUGIN_METRICS,
@@ -31,7 +31,7 @@ from tidegauge.pipeline.testing import (
 )
 from tidegauge.sinks.influxdb import InfluxdbConfig, InfluxdbSink
 
-MEASUREMENTS = ("container_info", "container", "host", "event", "gap", "network", "disk_io")
+MEASUREMENTS = ("container_info", "container_end", "container", "host", "event", "gap", "network", "disk_io")
 TAGS = ("container", "host", "image", "name", "namespace", "epoch", "instance")
 SCHEMA = make_schema(fragment=PLUGIN_METRICS)
 
@@ -64,7 +64,7 @@ def gather(rows: Iterator[tuple[str, dict[str, str], int, dict[str, Any]]]) -> S
     """Samples in the contract's flat form from (measurement, tags, ts_ms, fields)."""
     found: dict[tuple[str, int, int], dict[str, Any]] = {}
     for measurement, tags, ts_ms, fields in rows:
-        if measurement in ("container_info", "event", "gap"):
+        if measurement in ("container_info", "container_end", "event", "gap"):
             continue
         labels = [v for k, v in tags.items() if v and k not in TAGS and not k.startswith("label_")]
         suffix = "" if measurement in ("host", "container") else f"[{labels[0]}]"
@@ -331,12 +331,14 @@ def test_events_and_gaps_are_measurements(influxd: Influxd, database: str) -> No
 @pytest.mark.integration
 def test_a_container_record_tells_whose_number_events_name(influxd: Influxd, database: str) -> None:
     sink = opened(InfluxdbConfig(url=influxd.url, database=database, host="host-a"))
-    container = make_container(3, "/docker/abc", row=20)
-    sink.write([container, Event(START_MS, "oom_kill", 3, row=21)])
+    container = make_container(3, "/docker/abc", row=20, aliases=("abc",), runtime="docker")
+    sink.write([container, Event(START_MS, "oom_kill", 3, row=21), End(3, START_MS + 1, 22)])
     sink.close()
     (row,) = influxd.query("SELECT * FROM container_info", database)
     assert row.pop("time") == container.valid_from_ms
     assert {k: v for k, v in row.items() if v is not None} == {
+        "agent": "host-a",
+        "aliases": '["abc"]',
         "container": "/docker/abc",
         "container_number": "3",
         "created_ms": container.created_ms,
@@ -345,10 +347,14 @@ def test_a_container_record_tells_whose_number_events_name(influxd: Influxd, dat
         "instance": container.instance,
         "name": container.name,
         "row": 20,
+        "runtime": "docker",
+        "silence_ms": 61_000,
         "source": SOURCE,
     }
     (event,) = influxd.query("SELECT * FROM event", database)
     assert event["container_number"] == "3"
+    (end,) = influxd.query("SELECT * FROM container_end", database)
+    assert end == {"time": START_MS + 1, "container_number": "3", "host": "host-a", "row": 22}
 
 
 @pytest.mark.integration
