@@ -5,6 +5,7 @@ A source of tables is a database or a folder of Parquet files; both hold the tab
 
 import hashlib
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Protocol, TypeAlias
@@ -240,6 +241,11 @@ class TableRecords:
     def _read_containers(self, spans: Mapping[int, tuple[int, int]]) -> None:
         columns = list(self._tables.columns("container"))
         stored = {row[columns.index("id")]: dict(zip(columns, row, strict=True)) for row in self._tables.all("container")}
+        borne = Counter(about["number"] for about in stored.values())
+        for about in stored.values():
+            # several agents' numbers, or those of a journal begun anew, are not told apart within one log
+            if borne[about["number"]] > 1:
+                about["number"] = _number_of(f"{about['source']}\0{about['instance']}\0{about['epoch']}")
         names = list(self._tables.columns("container_metadata"))
         rows = sorted(
             self._tables.all("container_metadata"), key=lambda r: (r[names.index("container")], r[names.index("valid_from_ms")])
@@ -282,7 +288,7 @@ class TableRecords:
 
 
 def _container(identity: Mapping[str, Any], about: Mapping[str, Any]) -> Container:
-    """The record of one row of `container_metadata`. Its number is made of its key, so that it is the same in every store."""
+    """The record of one row of `container_metadata`."""
     of_spec = {name: about.get(name) for name in SPEC_COLUMNS}
     decoded = {
         "aliases": msgspec.json.decode(about["aliases"], type=tuple[str, ...]),
@@ -290,12 +296,15 @@ def _container(identity: Mapping[str, Any], about: Mapping[str, Any]) -> Contain
         "environment": msgspec.json.decode(about["environment"], type=dict[str, str]),
         "machine": None if about.get("machine") is None else msgspec.json.decode(about["machine"], type=Machine),
     }
-    key = f"{identity['source']}\0{identity['instance']}\0{identity['epoch']}"
-    number = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 2
-    own = {name: identity[name] for name in ("source", "instance", "epoch", "boot_id", "path", "host", "created_ms")}
+    own = {name: identity[name] for name in ("number", "source", "instance", "epoch", "boot_id", "path", "host", "created_ms")}
     rest = {name: v for name, v in about.items() if name not in SPEC_COLUMNS}
     spec = Spec(**of_spec)
-    return Container(number=number, **own, **(rest | decoded), spec=None if spec == Spec() else spec)
+    return Container(**own, **(rest | decoded), spec=None if spec == Spec() else spec)
+
+
+def _number_of(key: str) -> int:
+    """One that no journal gives out, the same for this key in every copy."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1 | 1 << 62
 
 
 def as_number(value: Any) -> Value:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
+from tests.servers import Influxd, need_influxd
 
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, METRICS, SCALAR_TABLES
 from tidegauge.pipeline.copying import SLICE_MS, Copied, Job, RecordSource, copy
@@ -17,7 +18,10 @@ from tidegauge.pipeline.history import StoreError
 from tidegauge.pipeline.machine import Machine
 from tidegauge.pipeline.options import RunnerOptions
 from tidegauge.pipeline.records import Batch, End, Event, Gap, Kind, Metric, Record, Sample, Schema, Spec
+from tidegauge.pipeline.sink_runner import SinkRunner
+from tidegauge.pipeline.testing import ListLog
 from tidegauge.pipeline.testing.records import PLUGIN_METRICS, START_MS, make_container, make_schema
+from tidegauge.sinks.influxdb import InfluxdbConfig, InfluxdbSink
 from tidegauge.sinks.memory import MemoryConfig, MemorySink
 from tidegauge.sinks.sql.parquet import ParquetTables, export
 from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
@@ -26,7 +30,7 @@ from tidegauge.sinks.sql.tables import metadata
 from tidegauge.sinks.sql.tables_source import TableRecords
 
 TABLE_METRIC = Metric("gpu_memory_bytes", Kind.GAUGE, "bytes", "gpu", "Memory of one card.")
-NOT_KEPT = {"container": ("id", "number"), "writer": (), "alembic_version": ()}
+NOT_KEPT = {"container": ("id",), "writer": (), "alembic_version": ()}
 """What is each store's own."""
 
 
@@ -286,3 +290,64 @@ def test_a_database_without_our_tables(tmp_path: Path) -> None:
 def test_a_sink_that_keeps_nothing_is_refused(store: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a store that lasts"):
         run(TableRecords(tables_of(store)), MemorySink(MemoryConfig()), tmp_path / "copies")
+
+
+def test_numbers_that_two_containers_bear_are_told_apart(tmp_path: Path) -> None:
+    records = everything()
+    filled(tmp_path / "from.db", records)
+    other = "11111111-2222-3333-4444-555555555555"
+    for i, record in enumerate(records):
+        if isinstance(record, Batch):
+            there = {n: msgspec.structs.replace(c, source=other) for n, c in record.containers.items()}
+            records[i] = msgspec.structs.replace(record, containers=there)
+        elif hasattr(record, "source"):
+            records[i] = msgspec.structs.replace(record, source=other)
+    filled(tmp_path / "from.db", records)
+    assert run(TableRecords(tables_of(tmp_path / "from.db")), sink_at(tmp_path / "to.db"), tmp_path / "copies").is_whole
+    there, here = rows_of(tmp_path / "to.db"), rows_of(tmp_path / "from.db")
+    numbers = [{n: v for n, _, v in row}["number"] for row in there["container"]]
+    assert len(set(numbers)) == len(numbers) == 8
+    for rows in (there, here):
+        rows["container"] = [tuple(cell for cell in row if cell[0] != "number") for row in rows["container"]]
+        rows["container"].sort(key=repr)
+    assert there == here
+
+
+@pytest.mark.integration
+def test_influxdb_gets_what_the_journal_would_have_given_it(tmp_path: Path) -> None:
+    need_influxd()
+    log, records = ListLog(), everything()
+    for record in records:
+        log.append(record)
+    log.tell()
+    with Influxd(tmp_path / "influxd") as server:
+        live, copied = (InfluxdbSink(InfluxdbConfig(url=server.url, database=name)) for name in ("live", "copied"))
+        runner = SinkRunner(
+            "influxdb",
+            live,
+            RunnerOptions(flush_interval_s=0, lag_age_s=1e9),
+            journal_folder=tmp_path,
+            state_folder=tmp_path,
+            log_end=log.end,
+            source="",
+            log=log,
+        )
+        while runner.step() == 0:
+            pass
+        assert runner.account().pending == runner.account().dead_letter == 0
+        filled(tmp_path / "from.db", records)
+        assert run(TableRecords(tables_of(tmp_path / "from.db")), copied, tmp_path / "copies").is_whole
+        for measurement in ("container", "host", "network", "disk_io", "gap", "event", "container_info"):
+            # the rows of a log in memory begin at 1
+            found = [
+                sorted(
+                    (
+                        {k: v for k, v in row.items() if k != "row"}
+                        for row in server.query(f'SELECT * FROM "{measurement}"', name)
+                    ),
+                    key=repr,
+                )
+                for name in ("live", "copied")
+            ]
+            assert found[0], measurement
+            assert found[1] == found[0], measurement
