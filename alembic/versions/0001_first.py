@@ -38,6 +38,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_container"),
         sa.UniqueConstraint("source", "instance", "epoch", name="uq_container"),
     )
+    op.create_index("ix_container_path", "container", ["source", "path"])
     op.create_table(
         "container_span",
         sa.Column("container", ID, nullable=False, autoincrement=False),
@@ -522,6 +523,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("source", "row", name="pk_gap"),
         sqlite_with_rowid=False,
     )
+    op.create_index("ix_gap_to_ms", "gap", ["source", "to_ms"])
     op.create_table(
         "writer",
         *integers("min_version", "max_version", nullable=False),

@@ -16,7 +16,7 @@ from tidegauge.pipeline.records import Metric, Spec
 WRITER_VERSION = 1
 """How this program writes rows. Raised when an older writer would put wrong rows into the newer tables."""
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration, stated here so that an up-to-date database is opened without importing Alembic."""
 
 _REAL_UNITS = ("seconds", "ratio", "number")
@@ -66,6 +66,7 @@ container = sa.Table(
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("ended_ms", sa.BigInteger),
     sa.UniqueConstraint("source", "instance", "epoch"),
+    sa.Index("ix_container_path", "source", "path"),
 )
 """One (instance, epoch) of one source. `number` is its number in that source's journal."""
 
@@ -179,6 +180,7 @@ gap = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("container", sa.BigInteger),
     sa.Column("rows_lost", sa.BigInteger),
+    sa.Index("ix_gap_to_ms", "source", "to_ms"),
     sqlite_with_rowid=False,
 )
 """Spans of which nothing is known. `container` is NULL for all containers of the source."""
