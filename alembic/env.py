@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import Connection
 
-from tidegauge.sinks.sql.database import file_of, writing_engine
+from tidegauge.sinks.sql.database import open_database
 from tidegauge.sinks.sql.tables import metadata
 
 
@@ -21,5 +21,5 @@ if given is not None:
 else:
     url = context.config.get_main_option("sqlalchemy.url")
     assert url is not None
-    with writing_engine(file_of(url), 30.0).connect() as opened:
+    with open_database(url, busy_timeout_s=30.0).writing_engine().connect() as opened:
         migrate(opened)

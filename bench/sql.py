@@ -18,8 +18,8 @@ from tidegauge.pipeline.records import Batch
 
 
 def run(parent: Path, count: int = 300, commits: int = 20, repeats: int = 3) -> list[Section]:
-    from tidegauge.sinks.sql.database import writing_engine
     from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
+    from tidegauge.sinks.sql.sqlite import SqliteDatabase
     from tidegauge.sinks.sql.tables import metadata
 
     of = containers(count)
@@ -58,7 +58,7 @@ def run(parent: Path, count: int = 300, commits: int = 20, repeats: int = 3) -> 
         return prepare
 
     def engine() -> sa.Engine:
-        made = writing_engine(folder(parent, f"sql{next(serial)}") / "rows.db", 5)
+        made = SqliteDatabase(folder(parent, f"sql{next(serial)}") / "rows.db").writing_engine()
         with made.begin() as conn:
             table.create(conn)
         return made

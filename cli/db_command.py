@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.state import StateDir, drop_to, server_ids
+
+if TYPE_CHECKING:
+    from tidegauge.sinks.sql.database import Database
 
 
 @click.group("db")
@@ -23,8 +27,8 @@ def current(config_file: Path | None, state_dir: Path | None, assignments: tuple
     """Print the revision of each SQL sink's database, and the newest one that this program knows."""
     from tidegauge.sinks.sql import migrate
 
-    for name, url in _urls(load(config_file, state_dir, assignments)).items():
-        found = migrate.current(url)
+    for name, database in _databases(load(config_file, state_dir, assignments)).items():
+        found = migrate.current(database)
         newest = migrate.head()
         state = "up to date" if found == newest else f"the newest is {newest}"
         click.echo(f"{name}: {found or 'no schema yet'} ({state})")
@@ -35,31 +39,34 @@ def current(config_file: Path | None, state_dir: Path | None, assignments: tuple
 def upgrade(config_file: Path | None, state_dir: Path | None, assignments: tuple[str, ...]) -> None:
     """Bring each SQL sink's database to the newest schema. An embedded one is migrated at start by itself.
 
-    Refused while tidegauge runs on the state folder: its file has one writer.
+    An embedded one is refused while tidegauge runs on the state folder: its file has one writer. A server's can be migrated
+    at any time: the agents that write to it wait meanwhile.
     """
     from tidegauge.sinks.sql import migrate
 
     config = load(config_file, state_dir, assignments)
+    databases = _databases(config)
     state = StateDir(config.state_dir)
-    if state.root.exists() and state.is_locked():
-        raise TidegaugeError(f"{config.state_dir}: tidegauge runs on this state folder; stop it first")
-    ids = server_ids(config.server_user, config.state_dir)
-    state.prepare(ids)
-    os.umask(0o077)
-    drop_to(ids)
-    for name, url in _urls(config).items():
-        before = migrate.current(url)
-        migrate.upgrade(url)
-        click.echo(f"{name}: {before or 'no schema yet'} -> {migrate.current(url)}")
+    if any(d.is_embedded for d in databases.values()):
+        if state.root.exists() and state.is_locked():
+            raise TidegaugeError(f"{config.state_dir}: tidegauge runs on this state folder; stop it first")
+        ids = server_ids(config.server_user, config.state_dir)
+        state.prepare(ids)
+        os.umask(0o077)
+        drop_to(ids)
+    for name, database in databases.items():
+        before = migrate.current(database)
+        migrate.upgrade(database)
+        click.echo(f"{name}: {before or 'no schema yet'} -> {migrate.current(database)}")
 
 
-def _urls(config: Config) -> dict[str, str]:
-    """URL of each SQL sink that runs, by its name."""
-    out: dict[str, str] = {}
+def _databases(config: Config) -> "dict[str, Database]":
+    """Database of each SQL sink that runs, by its name."""
+    out = {}
     for name, table in configuration.sink_tables(config).items():
         if str(table.get("plugin") or name) == "sql":
             cls, _, own = configuration.split_sink(name, table, config)
-            out[name] = cls(own).url
+            out[name] = cls(own).database
     if not out:
         raise TidegaugeError("no SQL sink is configured")
     return out

@@ -3,6 +3,8 @@
 Written out, not derived from the catalogue, so that it makes the same tables for ever.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -26,18 +28,46 @@ def texts(*names: str, nullable: bool = False) -> list[sa.Column[str]]:
     return [sa.Column(name, sa.Text, nullable=nullable) for name in names]
 
 
+def create_sample_table(name: str, *columns: sa.Column[Any], key: tuple[str, ...] = ()) -> None:
+    """A table with the key (ts_ms, container, *key).
+
+    SQLite keeps rows in the order of the key, which is then that of their coming. PostgreSQL keeps them as they come, in
+    partitions by day, or in chunks where TimescaleDB is there, and the key is an index for reading one container.
+    """
+    bind = op.get_bind()
+    is_postgresql = bind.dialect.name == "postgresql"
+    is_timescale = (
+        is_postgresql and bind.scalar(sa.text("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'")) is not None
+    )
+    first = ("container", "ts_ms") if is_postgresql else ("ts_ms", "container")
+    op.create_table(
+        name,
+        *columns,
+        sa.PrimaryKeyConstraint(*first, *key, name=f"pk_{name}"),
+        sqlite_with_rowid=False,
+        postgresql_partition_by=None if is_timescale else "RANGE (ts_ms)",
+    )
+    if is_timescale:
+        op.execute(
+            f"SELECT create_hypertable('{name}', 'ts_ms', chunk_time_interval => 86400000, create_default_indexes => false)"
+        )
+
+
 def upgrade() -> None:
     op.create_table(
         "container",
         sa.Column("id", ID, nullable=False),
         *texts("source", "instance"),
-        *integers("epoch", "number", nullable=False),
+        *integers("epoch", nullable=False),
+        *texts("agent"),
+        *integers("number", nullable=False),
         *texts("host", "path", "boot_id"),
         *integers("created_ms", nullable=False),
         *integers("ended_ms"),
         sa.PrimaryKeyConstraint("id", name="pk_container"),
         sa.UniqueConstraint("source", "instance", "epoch", name="uq_container"),
     )
+    op.create_index("ix_container_number", "container", ["agent", "number"])
     op.create_index("ix_container_path", "container", ["source", "path"])
     op.create_table(
         "container_span",
@@ -70,7 +100,7 @@ def upgrade() -> None:
         *texts("machine", nullable=True),
         sa.PrimaryKeyConstraint("container", "valid_from_ms", name="pk_container_metadata"),
     )
-    op.create_table(
+    create_sample_table(
         "sample",
         *integers("ts_ms", "container", nullable=False),
         sa.Column("is_closing", sa.Boolean, nullable=False),
@@ -116,10 +146,8 @@ def upgrade() -> None:
             "io_pressure_some_ns",
             "io_pressure_full_ns",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", name="pk_sample"),
-        sqlite_with_rowid=False,
     )
-    op.create_table(
+    create_sample_table(
         "sample_host",
         *integers("ts_ms", "container", nullable=False),
         *reals("load1", "load5", "load15", "uptime_seconds"),
@@ -142,10 +170,8 @@ def upgrade() -> None:
             "host_processes_running",
             "host_processes_blocked",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", name="pk_sample_host"),
-        sqlite_with_rowid=False,
     )
-    op.create_table(
+    create_sample_table(
         "sample_ext",
         *integers("ts_ms", "container", nullable=False),
         *integers(
@@ -167,10 +193,8 @@ def upgrade() -> None:
             "cpuset_memory_nodes",
             "cpuset_memory_migrate",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", name="pk_sample_ext"),
-        sqlite_with_rowid=False,
     )
-    op.create_table(
+    create_sample_table(
         "sample_tcp",
         *integers("ts_ms", "container", nullable=False),
         *integers(
@@ -274,18 +298,15 @@ def upgrade() -> None:
             "tcp_pawsestab",
             "tcp_fackreorder",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", name="pk_sample_tcp"),
-        sqlite_with_rowid=False,
     )
-    op.create_table(
+    create_sample_table(
         "percpu",
         *integers("ts_ms", "container", nullable=False),
         *texts("cpu"),
         *integers("percpu_usage_ns"),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "cpu", name="pk_percpu"),
-        sqlite_with_rowid=False,
+        key=("cpu",),
     )
-    op.create_table(
+    create_sample_table(
         "sample_network",
         *integers("ts_ms", "container", nullable=False),
         *texts("interface"),
@@ -299,10 +320,9 @@ def upgrade() -> None:
             "network_transmit_errors",
             "network_transmit_dropped",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "interface", name="pk_sample_network"),
-        sqlite_with_rowid=False,
+        key=("interface",),
     )
-    op.create_table(
+    create_sample_table(
         "disk_io",
         *integers("ts_ms", "container", nullable=False),
         *texts("device"),
@@ -318,10 +338,9 @@ def upgrade() -> None:
             "disk_sync_ops",
             "disk_async_ops",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "device", name="pk_disk_io"),
-        sqlite_with_rowid=False,
+        key=("device",),
     )
-    op.create_table(
+    create_sample_table(
         "host_cpu",
         *integers("ts_ms", "container", nullable=False),
         *texts("cpu"),
@@ -337,10 +356,9 @@ def upgrade() -> None:
             "host_cpu_guest_ns",
             "host_cpu_guest_nice_ns",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "cpu", name="pk_host_cpu"),
-        sqlite_with_rowid=False,
+        key=("cpu",),
     )
-    op.create_table(
+    create_sample_table(
         "host_disk",
         *integers("ts_ms", "container", nullable=False),
         *texts("device"),
@@ -359,10 +377,9 @@ def upgrade() -> None:
             "host_disk_discards",
             "host_disk_discarded_bytes",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "device", name="pk_host_disk"),
-        sqlite_with_rowid=False,
+        key=("device",),
     )
-    op.create_table(
+    create_sample_table(
         "sample_filesystem",
         *integers("ts_ms", "container", nullable=False),
         *texts("device"),
@@ -373,10 +390,9 @@ def upgrade() -> None:
             "filesystem_inodes",
             "filesystem_inodes_free",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "device", name="pk_sample_filesystem"),
-        sqlite_with_rowid=False,
+        key=("device",),
     )
-    op.create_table(
+    create_sample_table(
         "tcp",
         *integers("ts_ms", "container", nullable=False),
         *texts("protocol"),
@@ -393,18 +409,16 @@ def upgrade() -> None:
             "tcp_listen",
             "tcp_closing",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "protocol", name="pk_tcp"),
-        sqlite_with_rowid=False,
+        key=("protocol",),
     )
-    op.create_table(
+    create_sample_table(
         "udp",
         *integers("ts_ms", "container", nullable=False),
         *texts("protocol"),
         *integers("udp_listen", "udp_dropped", "udp_receive_queue_bytes", "udp_transmit_queue_bytes"),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "protocol", name="pk_udp"),
-        sqlite_with_rowid=False,
+        key=("protocol",),
     )
-    op.create_table(
+    create_sample_table(
         "disk_io_ext",
         *integers("ts_ms", "container", nullable=False),
         *texts("device"),
@@ -423,18 +437,16 @@ def upgrade() -> None:
             "disk_cost_indebt_ns",
             "disk_cost_indelay_ns",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "device", name="pk_disk_io_ext"),
-        sqlite_with_rowid=False,
+        key=("device",),
     )
-    op.create_table(
+    create_sample_table(
         "disk_usage",
         *integers("ts_ms", "container", nullable=False),
         *texts("device"),
         *integers("disk_usage_bytes", "disk_usage_layer_bytes", "disk_usage_inodes", "disk_usage_limit_bytes"),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "device", name="pk_disk_usage"),
-        sqlite_with_rowid=False,
+        key=("device",),
     )
-    op.create_table(
+    create_sample_table(
         "hugetlb",
         *integers("ts_ms", "container", nullable=False),
         *texts("page_size"),
@@ -445,10 +457,9 @@ def upgrade() -> None:
             "hugetlb_limit_bytes",
             "hugetlb_failures",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "page_size", name="pk_hugetlb"),
-        sqlite_with_rowid=False,
+        key=("page_size",),
     )
-    op.create_table(
+    create_sample_table(
         "numa",
         *integers("ts_ms", "container", nullable=False),
         *texts("node"),
@@ -460,42 +471,37 @@ def upgrade() -> None:
             "numa_own_anon_bytes",
             "numa_own_unevictable_bytes",
         ),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "node", name="pk_numa"),
-        sqlite_with_rowid=False,
+        key=("node",),
     )
-    op.create_table(
+    create_sample_table(
         "perf",
         *integers("ts_ms", "container", nullable=False),
         *texts("event"),
         *integers("perf_count"),
         *reals("perf_scaling_ratio"),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "event", name="pk_perf"),
-        sqlite_with_rowid=False,
+        key=("event",),
     )
-    op.create_table(
+    create_sample_table(
         "resctrl",
         *integers("ts_ms", "container", nullable=False),
         *texts("node"),
         *integers("memory_bandwidth_bytes", "memory_bandwidth_local_bytes", "llc_occupancy_bytes"),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "node", name="pk_resctrl"),
-        sqlite_with_rowid=False,
+        key=("node",),
     )
-    op.create_table(
+    create_sample_table(
         "app",
         *integers("ts_ms", "container", nullable=False),
         *texts("series"),
         *reals("app_counter", "app_gauge", "app_histogram", "app_summary", "app_quantile"),
         *integers("app_integer_counter", "app_integer_gauge"),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "series", name="pk_app"),
-        sqlite_with_rowid=False,
+        key=("series",),
     )
-    op.create_table(
+    create_sample_table(
         "custom",
         *integers("ts_ms", "container", nullable=False),
         *texts("metric", "instance"),
         sa.Column("value", sa.Numeric(asdecimal=False), nullable=False),
-        sa.PrimaryKeyConstraint("ts_ms", "container", "metric", "instance", name="pk_custom"),
-        sqlite_with_rowid=False,
+        key=("metric", "instance"),
     )
     op.create_table(
         "metric",

@@ -1,122 +1,112 @@
-"""What differs between databases: how to connect, what an error means, how large the store is. Today that is SQLite alone."""
+"""What differs between databases, behind two objects: a Database, and a Writer for each connection that writes.
 
-import os
-import sqlite3
-import time
-from collections.abc import Callable
+SQL in this package is written once, for SQLite and PostgreSQL alike, with `?` for arguments: the engines of PostgreSQL put
+their own sign in its place. What one of the two does not know (`min` of two values, `LIMIT -1`) is not used.
+"""
+
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool, QueuePool
 
-from tidegauge.pipeline.errors import ConfigError, PermanentError, RetryableError, SinkError
-
-INSERT_IGNORE = "INSERT OR IGNORE INTO"
-"""Leaves a row alone whose key is there already."""
-
-_PERMANENT = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE}
-_BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_SETTINGS = _BROKEN | {
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_AUTH,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_ERROR,
-}
+from tidegauge.pipeline.errors import ConfigError, SinkError
+from tidegauge.sinks.sql.rows import Insert
 
 
-def file_of(url: str) -> Path:
-    """The file behind `sqlite:////absolute/path`. ConfigError for another database, and for one in memory."""
+class Writer(Protocol):
+    """Puts rows in over one connection. Made anew after a transaction that was undone."""
+
+    def insert(self, insert: Insert) -> int:
+        """Stores the gathered rows inside the connection's transaction, and leaves alone those whose keys are there.
+
+        Returns how many of these are there with other values. NaN is stored as no value, and equals it.
+        """
+        ...
+
+
+class Database(Protocol):
+    """One database. Engines are made without connecting; safe from any thread."""
+
+    name: str
+    """What messages call it: a file, or an address without password."""
+    is_embedded: bool
+    """A file with one writer, which makes and migrates it itself; else a server's, which `db upgrade` migrates."""
+
+    def writing_engine(self) -> sa.Engine:
+        """For the one connection of a writer."""
+        ...
+
+    def reading_engine(self) -> sa.Engine:
+        """Its connections can only read, and see one state of the database within a transaction."""
+        ...
+
+    def exists(self) -> bool:
+        """False if a reader would find no file. True where only an attempt can tell."""
+        ...
+
+    def writer(self, conn: sa.Connection) -> Writer: ...
+
+    def lock_schema(self, conn: sa.Connection) -> None:
+        """Keeps other migrations out, and writers of the tables that are there, until the end of the transaction."""
+        ...
+
+    def used_bytes(self, conn: sa.Connection, tables: Collection[str]) -> int:
+        """Bytes that these tables take, as far as deleting rows would give them back for others."""
+        ...
+
+    def limit_time(self, conn: sa.Connection, end_s: float) -> "contextlib.AbstractContextManager[None]":
+        """Questions inside are stopped at that time of the monotonic clock; `is_interrupted` knows their error."""
+        ...
+
+    def is_interrupted(self, exc: Exception) -> bool: ...
+
+    def error(self, exc: Exception) -> SinkError | None:
+        """What a failure means to a sink's runner; None for an exception that is not the database's.
+
+        What passes is retried; so is what somebody must mend (a damaged file, missing rights), as a fault of the
+        configuration. Values that no column can take are permanent.
+        """
+        ...
+
+
+def open_database(url: str, *, busy_timeout_s: float = 5.0, password: str = "", password_file: Path | None = None) -> Database:
+    """The database behind a URL; does not connect. ConfigError for a URL that cannot be, or one with a password in it."""
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as exc:
-        raise ConfigError("sinks.sql.url: expected a database URL such as sqlite:////var/lib/tidegauge/my.db") from exc
-    if parsed.get_backend_name() != "sqlite":
-        raise ConfigError(f"sinks.sql.url: expected a sqlite: URL, got one of {parsed.get_backend_name()}")
-    if parsed.database in (None, "", ":memory:"):
-        raise ConfigError("sinks.sql.url: expected a file, got a database in memory, which would hold no history")
-    return Path(str(parsed.database))
+    except (sa.exc.ArgumentError, ValueError) as exc:
+        raise ConfigError(
+            "sinks.sql.url: expected a database URL such as sqlite:////var/lib/tidegauge/my.db "
+            "or postgresql+psycopg://user@host/database"
+        ) from exc
+    kind = parsed.get_backend_name()
+    if kind == "sqlite":
+        from tidegauge.sinks.sql.sqlite import SqliteDatabase
 
-
-def writing_engine(path: Path, busy_timeout_s: float) -> sa.Engine:
-    """Engine whose transactions hold the write lock from their beginning. The file is made, readable by its owner alone.
-
-    The driver's own transaction control is off: it would commit before DDL, and a migration could stop half way.
-    """
-
-    def connect() -> sqlite3.Connection:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        conn = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
-        _use_wal(conn, busy_timeout_s)
-        conn.execute("PRAGMA synchronous = NORMAL")
-        conn.execute("PRAGMA foreign_keys = OFF")
-        conn.execute(f"PRAGMA journal_size_limit = {64 << 20}")
-        return conn
-
-    return _engine(connect, "BEGIN IMMEDIATE", NullPool)
-
-
-def _use_wal(conn: sqlite3.Connection, busy_timeout_s: float) -> None:
-    """Turns the write-ahead log on. SQLite's own timeout does not hold where two connections turn it on at once."""
-    until_s = time.monotonic() + busy_timeout_s
-    while True:
+        if parsed.database in (None, "", ":memory:"):
+            raise ConfigError("sinks.sql.url: expected a file, got a database in memory, which would hold no history")
+        return SqliteDatabase(Path(str(parsed.database)), busy_timeout_s)
+    if kind == "postgresql":
         try:
-            conn.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until_s:
-                conn.close()
-                raise
-        time.sleep(0.01)
+            from tidegauge.sinks.sql.postgresql import PostgresqlDatabase
+        except ModuleNotFoundError as exc:
+            raise ConfigError(
+                f"sinks.sql.url: PostgreSQL needs the module {exc.name}, which is not installed: install tidegauge[postgresql]"
+            ) from exc
+        return PostgresqlDatabase(parsed, password, password_file)
+    raise ConfigError(f"sinks.sql.url: expected a sqlite: or postgresql: URL, got one of {kind}")
 
 
-def reading_engine(path: Path, busy_timeout_s: float) -> sa.Engine:
-    """Engine that can only read, for any number of threads."""
-
-    def connect() -> sqlite3.Connection:
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        return sqlite3.connect(uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
-
-    return _engine(connect, "BEGIN", QueuePool)
+def columns(conn: sa.Connection, tables: Collection[str]) -> Mapping[str, Sequence[str]]:
+    """Columns of each of these tables that the database has, in their order."""
+    found = sa.inspect(conn).get_multi_columns(filter_names=list(tables))
+    return {name: [c["name"] for c in of] for (_, name), of in found.items()}
 
 
-def _engine(connect: Callable[[], sqlite3.Connection], begin: str, pool: type[sa.Pool]) -> sa.Engine:
-    engine = sa.create_engine("sqlite://", creator=connect, poolclass=pool)
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(conn: sa.Connection) -> None:
-        conn.exec_driver_sql(begin)
-
-    return engine
-
-
-def used_bytes(conn: sa.Connection) -> int:
-    """Bytes of the file's pages in use. The file itself never shrinks in service: freed pages are used again."""
-    pages, free, size = (conn.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in _SIZE_PRAGMAS)
-    return int((pages - free) * size)
-
-
-_SIZE_PRAGMAS = ("page_count", "freelist_count", "page_size")
-
-
-def sink_error(exc: Exception, path: Path) -> SinkError | None:
-    """What a failure means to the runner; None for an exception that is not the database's.
-
-    Locked, full and failing disks are retried; so is what somebody must mend (a damaged file, missing rights), as a fault of
-    the configuration. Values that no column can take are permanent.
-    """
-    orig = exc.orig if isinstance(exc, sa.exc.DBAPIError) and isinstance(exc.orig, Exception) else exc
-    if isinstance(orig, OverflowError | sqlite3.ProgrammingError | sqlite3.InterfaceError | sqlite3.DataError):
-        return PermanentError(f"write to {path}: {orig}")
-    if isinstance(orig, OSError):
-        return RetryableError(f"open {path}: {orig}", is_config_fault=isinstance(orig, PermissionError | FileNotFoundError))
-    if not isinstance(orig, sqlite3.Error):
-        return None
-    code = getattr(orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if code in _PERMANENT:
-        return PermanentError(f"write to {path}: {orig}")
-    if code in _BROKEN:
-        text = f"{path} is damaged ({orig}): restore it, or move it away with its -wal and -shm files to begin a new one"
-        return RetryableError(text, is_config_fault=True)
-    return RetryableError(f"write to {path}: {orig}", is_config_fault=code in _SETTINGS)
+def revision(conn: sa.Connection) -> str | None:
+    """Alembic's stamp, read without Alembic; None if there is none. Ends the transaction."""
+    has_stamp = sa.inspect(conn).has_table("alembic_version")
+    found = conn.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() if has_stamp else None
+    conn.rollback()
+    return found

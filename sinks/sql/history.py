@@ -16,7 +16,8 @@ from tidegauge.pipeline.machine import Machine
 from tidegauge.pipeline.plugin import Point
 from tidegauge.pipeline.records import MAX_INT, Container, Metric, Spec, Value
 from tidegauge.sinks.sql import history_series
-from tidegauge.sinks.sql.database import reading_engine
+from tidegauge.sinks.sql.database import Database
+from tidegauge.sinks.sql.sqlite import SqliteDatabase
 from tidegauge.sinks.sql.tables import SPEC_COLUMNS, container_metadata, metadata, sql_name
 
 _LIVE = f"""
@@ -27,8 +28,6 @@ WHERE c.ended_ms IS NULL
   AND m.valid_from_ms = (SELECT max(valid_from_ms) FROM container_metadata WHERE container = c.id)
 ORDER BY c.path, c.source, c.instance, c.epoch
 """
-_STEPS = 20_000
-"""SQLite's steps between two looks at the clock: a millisecond or so."""
 _SAMPLE_COLUMNS = frozenset(c.name for c in metadata.tables["sample"].columns)
 _EPOCHS = """
 SELECT id, first_ms, last_ms FROM container JOIN container_span ON container = id WHERE instance = ?
@@ -37,29 +36,28 @@ ORDER BY epoch DESC, id DESC
 
 
 class SqlHistory:
-    """A PointReader and a HistoryReader over one file. Values that are NULL are left out of points, `pairs` of containers are
-    not stored.
+    """A PointReader and a HistoryReader over one database. Values that are NULL are left out of points, `pairs` of containers
+    are not stored.
 
-    Raises sqlalchemy.exc.DBAPIError if the file is not there or cannot be read, and where a question takes longer than
+    Raises sqlalchemy.exc.DBAPIError if the database is not there or cannot be read, and where a question takes longer than
     `limit_s`: rows lie in the order of time, so one about long ago on a host of many containers can read the whole file.
     """
 
-    def __init__(self, path: Path, busy_timeout_s: float = 5.0, limit_s: float | None = None) -> None:
-        self._engine = reading_engine(path, busy_timeout_s)
+    def __init__(self, where: Database | Path, limit_s: float | None = None) -> None:
+        """A path is that of an SQLite file."""
+        self._database = SqliteDatabase(where) if isinstance(where, Path) else where
+        self._engine = self._database.reading_engine()
         self._limit_s = limit_s
 
     @contextlib.contextmanager
     def _connected(self, deadline_s: float = math.inf) -> Iterator[sa.Connection]:
         end_s = min(deadline_s, math.inf if self._limit_s is None else time.monotonic() + self._limit_s)
         with self._engine.connect() as conn:
-            driver = conn.connection.driver_connection
-            assert driver is not None
-            if end_s < math.inf:
-                driver.set_progress_handler(lambda: time.monotonic() > end_s, _STEPS)
-            try:
+            if end_s == math.inf:
                 yield conn
-            finally:
-                driver.set_progress_handler(None, 0)
+            else:
+                with self._database.limit_time(conn, end_s):
+                    yield conn
 
     @contextlib.contextmanager
     def _asked(self, deadline_s: float = math.inf) -> Iterator[sa.Connection]:
@@ -68,9 +66,9 @@ class SqlHistory:
             with self._connected(deadline_s) as conn:
                 yield conn
         except sa.exc.DBAPIError as exc:
-            if time.monotonic() > deadline_s or "interrupted" in str(exc.orig):
+            if self._database.is_interrupted(exc):
                 raise TooMuch("the question takes too long") from exc
-            raise StoreError(f"{self._engine.dialect.name}: {exc.orig}") from exc
+            raise StoreError(f"{self._database.name}: {exc.orig}") from exc
 
     def metrics(self) -> Sequence[Metric]:
         with self._asked() as conn:

@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from tidegauge.sinks.sql.database import file_of, reading_engine, writing_engine
+from tidegauge.sinks.sql.database import Database, open_database
 
 BUSY_TIMEOUT_S = 30.0
 
@@ -37,12 +37,12 @@ def is_known(revision: str) -> bool:
     return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
-def current(url: str) -> str | None:
+def current(database: Database | str) -> str | None:
     """Revision of the database; None if it has no schema of ours or does not exist. Raises sqlalchemy.exc.DBAPIError."""
-    path = file_of(url)
-    if not path.exists():
+    database = _opened(database)
+    if not database.exists():
         return None
-    engine = reading_engine(path, BUSY_TIMEOUT_S)
+    engine = database.reading_engine()
     try:
         with engine.connect() as conn:
             return MigrationContext.configure(conn).get_current_revision()
@@ -50,28 +50,34 @@ def current(url: str) -> str | None:
         engine.dispose()
 
 
-def upgrade(url: str) -> None:
+def upgrade(database: Database | str) -> None:
     """Migrates to `head()`; no effect if it is there. Raises sqlalchemy.exc.DBAPIError, OSError.
 
     A database that a newer program has migrated further is left alone.
     """
-    engine = writing_engine(file_of(url), BUSY_TIMEOUT_S)
+    database = _opened(database)
+    engine = database.writing_engine()
     try:
         with engine.connect() as conn:
-            upgrade_connection(conn)
+            upgrade_connection(database, conn)
     finally:
         engine.dispose()
 
 
-def upgrade_connection(conn: sa.Connection) -> None:
+def upgrade_connection(database: Database, conn: sa.Connection) -> None:
     """`upgrade` over an open connection that is in no transaction."""
-    revision = MigrationContext.configure(conn).get_current_revision()
-    conn.rollback()
-    if revision is not None and not is_known(revision):
-        return
-    config = _config()
-    config.attributes["connection"] = conn
-    command.upgrade(config, "head")
+    with conn.begin():
+        database.lock_schema(conn)
+        revision = MigrationContext.configure(conn).get_current_revision()
+        if revision is not None and not is_known(revision):
+            return
+        config = _config()
+        config.attributes["connection"] = conn
+        command.upgrade(config, "head")
+
+
+def _opened(database: Database | str) -> Database:
+    return open_database(database, busy_timeout_s=BUSY_TIMEOUT_S) if isinstance(database, str) else database
 
 
 def _config() -> Config:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from tidegauge.pipeline.records import MAX_INT
-from tidegauge.sinks.sql.database import used_bytes
+from tidegauge.sinks.sql.database import Database
 
 IDLE_S = 60.0
 BUSY_S = 1.0
@@ -27,7 +27,7 @@ DELETE FROM event WHERE (source, row) IN
 _OLD_GAPS = "SELECT source, row FROM gap WHERE to_ms < ? LIMIT ?"
 _OLD_CONTAINERS = """
 SELECT id FROM container LEFT JOIN container_span ON container = id
-WHERE coalesce(max(last_ms, ended_ms), last_ms, ended_ms, created_ms) < ? LIMIT ?
+WHERE CASE WHEN last_ms IS NULL OR last_ms < ended_ms THEN coalesce(ended_ms, created_ms) ELSE last_ms END < ? LIMIT ?
 """
 
 
@@ -76,7 +76,12 @@ def _delete_of_kind(conn: sa.Connection, kind: str, bounds: EventBounds) -> bool
 
 
 def run(
-    conn: sa.Connection, tables: Collection[str], bounds: Bounds, live: Collection[int], is_over: Callable[[], bool]
+    conn: sa.Connection,
+    database: Database,
+    tables: Collection[str],
+    bounds: Bounds,
+    live: Collection[int],
+    is_over: Callable[[], bool],
 ) -> bool:
     """Slices until nothing is left to delete (True) or `is_over` says so (False); at least one. Each is a transaction.
 
@@ -84,7 +89,7 @@ def run(
     Raises sqlalchemy.exc.DBAPIError.
     """
     horizon_ms = bounds.older_than_ms
-    while (cut_ms := _next_cut(conn, tables, bounds)) is not None:
+    while (cut_ms := _next_cut(conn, database, tables, bounds)) is not None:
         for table in tables:
             with conn.begin():
                 conn.exec_driver_sql(f"DELETE FROM {table} WHERE ts_ms < ?", (cut_ms,))
@@ -97,13 +102,13 @@ def run(
     return True
 
 
-def _next_cut(conn: sa.Connection, tables: Collection[str], bounds: Bounds) -> int | None:
+def _next_cut(conn: sa.Connection, database: Database, tables: Collection[str], bounds: Bounds) -> int | None:
     """The time before which rows go next: SLICE_ROWS of a table at most, or those of one time. None: all is within bounds."""
     with conn.begin():
         oldest = _ends(conn, tables, "min")
         if not oldest:
             return None
-        if 0 < bounds.max_bytes < used_bytes(conn):
+        if bounds.max_bytes > 0 and bounds.max_bytes < database.used_bytes(conn, tables):
             last = max(_ends(conn, tables, "max")) + 1
         elif bounds.older_than_ms is not None and min(oldest) < bounds.older_than_ms:
             last = bounds.older_than_ms

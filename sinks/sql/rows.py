@@ -10,7 +10,6 @@ from operator import itemgetter
 
 from tidegauge.pipeline.catalogue import SCALAR_TABLES
 from tidegauge.pipeline.records import Metric, Sample, Schema, Values
-from tidegauge.sinks.sql.database import INSERT_IGNORE
 from tidegauge.sinks.sql.tables import sql_name
 
 Row = tuple[object, ...]
@@ -19,15 +18,17 @@ Columns = Mapping[str, Sequence[str]]
 
 
 class Insert:
-    """One INSERT statement with the rows gathered for it. `keys` leading columns are the key."""
+    """Rows gathered for one table. `keys` leading columns are its key.
 
-    def __init__(self, table: str, columns: Sequence[str], keys: int) -> None:
-        names = ", ".join(f'"{c}"' for c in columns)
-        self.sql = f"{INSERT_IGNORE} {table} ({names}) VALUES ({', '.join('?' * len(columns))})"
-        where = " AND ".join(f'"{c}" = ?' for c in columns[:keys])
-        rest = ", ".join(f'"{c}"' for c in columns[keys:])
-        self.select = f"SELECT {rest} FROM {table} WHERE {where}"
+    A row whose key is there already is left alone, or changed by `update`: `SET ... [WHERE ...]`, in which `excluded` is the
+    new row.
+    """
+
+    def __init__(self, table: str, columns: Sequence[str], keys: int, update: str = "") -> None:
+        self.table = table
+        self.columns = tuple(columns)
         self.keys = keys
+        self.update = update
         self.rows: list[Row] = []
 
 
@@ -70,7 +71,9 @@ class Plan:
                     insert.rows.append((s.ts_ms, id_, *values))
         for name, i in self._customs:
             self.custom.rows.extend(
-                (s.ts_ms, id_, name, "", v) for s, id_ in zip(samples, ids, strict=True) if (v := s.values[i]) is not None
+                (s.ts_ms, id_, name, "", v)
+                for s, id_ in zip(samples, ids, strict=True)
+                if (v := s.values[i]) is not None and v == v  # NaN is no value
             )
         if self._tables:
             for s, id_ in zip(samples, ids, strict=True):
@@ -104,7 +107,7 @@ class _TablePlan:
                 [(ts_ms, id_) + pick(row) for row in rows if row.count(None) < len(row) - 1]  # noqa: RUF005
             )
         for name, i in self._customs:
-            custom.extend((ts_ms, id_, name, str(row[0]), row[i]) for row in rows if row[i] is not None)
+            custom.extend((ts_ms, id_, name, str(row[0]), v) for row in rows if (v := row[i]) is not None and v == v)
 
 
 def _picker(places: Sequence[int]) -> Callable[[Sequence[object]], Row]:

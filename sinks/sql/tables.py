@@ -59,6 +59,7 @@ container = sa.Table(
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("instance", sa.Text, nullable=False),
     sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("agent", sa.Text, nullable=False),
     sa.Column("number", sa.BigInteger, nullable=False),
     sa.Column("host", sa.Text, nullable=False),
     sa.Column("path", sa.Text, nullable=False),
@@ -67,8 +68,10 @@ container = sa.Table(
     sa.Column("ended_ms", sa.BigInteger),
     sa.UniqueConstraint("source", "instance", "epoch"),
     sa.Index("ix_container_path", "source", "path"),
+    sa.Index("ix_container_number", "agent", "number"),
 )
-"""One (instance, epoch) of one source. `number` is its number in that source's journal."""
+"""One (instance, epoch) of one source. `number` is its number in the journal of `agent`, the UUID of the agent that wrote it:
+its source, unless it is of a host that this agent asks."""
 
 container_span = sa.Table(
     "container_span",

@@ -159,7 +159,10 @@ def test_only_its_owner_can_read_the_file(sink: SqlSink) -> None:
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({"url": "postgresql://db/x"}, "expected a sqlite: URL, got one of postgresql"),
+        ({"url": "mysql://db/x"}, "expected a sqlite: or postgresql: URL, got one of mysql"),
+        ({"url": "postgresql+psycopg://u:word@db/x"}, "expected no password in it"),
+        ({"url": "postgresql+asyncpg://u@db/x"}, r"expected postgresql\+psycopg://, got postgresql\+asyncpg://"),
+        ({"password": "a", "password_file": "/b"}, "expected one of password and password_file, got both"),
         ({"url": "sqlite://"}, "expected a file"),
         ({"url": "no url"}, "expected a database URL"),
         ({"retention_s": -1}, "retention_s"),
