@@ -17,10 +17,12 @@ from tidegauge.api.cadvisor.routes import CadvisorApi
 from tidegauge.api.events import EventPages
 from tidegauge.api.exposition.endpoint import Exposition
 from tidegauge.api.guard import UNTRUSTED, Guard, is_trusted
+from tidegauge.api.history import HistoryPages
 from tidegauge.pipeline.config import HttpConfig
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.event_store import EventStore
 from tidegauge.pipeline.groups import DEFAULT_GROUPS
+from tidegauge.pipeline.history import HistoryReader
 from tidegauge.pipeline.latest import KeepsLatest, KeepsSamples
 from tidegauge.pipeline.plugin import PointReader
 from tidegauge.pipeline.records import Container
@@ -54,6 +56,10 @@ class ServerView(Protocol):
 
     def history(self) -> PointReader | None:
         """The store of older samples; None when none runs."""
+        ...
+
+    def histories(self) -> Mapping[str, HistoryReader]:
+        """The stores that can be asked about the past, by the names of their sinks."""
         ...
 
     def events(self) -> EventStore | None:
@@ -122,6 +128,7 @@ def build(
             Route("/metrics", exposition.answer),
             Route("/api/v1/status", status),
             Route("/api/v1/events", pages.answer),
+            *HistoryPages(view.histories, config.request_timeout_s).routes(),
             processes.route(view.ask, view.containers),
             Route("/api/v1/dead-letters/{sink}/{action:str}", dead_letters, methods=["GET", "POST"]),
             *validate.routes(view),
@@ -182,6 +189,7 @@ def _index(view: ServerView) -> str:
         "<li><a href=/api/>/api/v1.0 to v2.1</a> cAdvisor's REST API"
         "<li><a href=/api/v1/status>/api/v1/status</a> state of every part, JSON"
         "<li><a href=/api/v1/events>/api/v1/events</a> what happened to containers, JSON"
+        "<li><a href=/api/v1/history/metrics>/api/v1/history/metrics</a> what can be asked of the past, JSON"
         "<li><a href=/validate/>/validate/</a> what of this host works, and what to do</ul>"
         "<h2>Sinks</h2><table><tr><th>sink<th>state<th>written rows<th>pending<th>dead letters<th>dropped</tr>"
         f"{sinks}</table>"

@@ -5,7 +5,7 @@ Below `/api`, a path with a slash at its end is the same as without.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 from starlette.requests import Request
@@ -15,7 +15,10 @@ from starlette.routing import Route
 from tidegauge.api.cadvisor import machine_shapes as m
 from tidegauge.api.cadvisor import shapes as s
 from tidegauge.api.cadvisor.request import EVENT_PARAMETERS, TYPES, V2_PARAMETERS, ContainerInfoRequest, Parameter
+from tidegauge.api.history import DEFAULT_CONTAINERS, PastContainers, PastMetrics
 from tidegauge.pipeline.config import HttpConfig
+from tidegauge.pipeline.history_answer import Answer
+from tidegauge.pipeline.history_query import AGGREGATES, GROUPS, MAX_SERIES, SELECTORS, Resolution
 from tidegauge.pipeline.version import VERSION
 
 PATH = "/openapi.json"
@@ -24,7 +27,7 @@ OPENMETRICS = "application/openmetrics-text"
 REFUSALS: Mapping[int, str] = {
     401: "a credential is asked for",
     403: "Host or Origin are not ours, or this is shown only over the Unix socket or with a credential",
-    413: "the body is too large",
+    413: "the body is too large, or a question reads more than it may",
     414: "path and query are too long",
     429: "too many wrong credentials from this address",
     431: "the headers are too large",
@@ -102,6 +105,33 @@ def _given(name: str, schema: Mapping[str, Any], help_: str, where: str = "query
 
 _FLAG = _SCHEMAS["boolean"]
 _TIME_MS = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 10**15}, {"type": "string", "format": "date-time"}]}
+_PAST = {"anyOf": [{"type": "string", "pattern": r"^[0-9]{1,5}(s|m|h|d)$"}, {"const": "now"}, *_TIME_MS["anyOf"]]}
+_STORE = _given("store", {"type": "string"}, "name of a sink that keeps history; sql, or the first by name, without it")
+_SPAN = (
+    _given("since", {**_PAST, "default": "1h"}, "so long ago, ms since 1970, or a time with its zone"),
+    _given("until", {**_PAST, "default": "now"}, "the end"),
+)
+_CHOSEN = {
+    "container": "path, name, alias or beginning of the id",
+    "name": "the runtime's name of the container",
+    "path": "path of the cgroup",
+    "id": "the runtime's id or its beginning, or the 16 digits of the instance",
+    "host": "name of the host",
+    "namespace": "the pod's in Kubernetes, else the runtime's",
+    "image": "name of the image",
+    "pod": "name of the pod",
+    "runtime": "docker, podman, containerd, crio, systemd ...",
+    "label": "KEY=VALUE; each that is given must fit",
+}
+_SELECTED = tuple(
+    _given(
+        name,
+        {"type": "array", "items": {"type": "string", **({"pattern": "^[^=]+=."} if name == "label" else {})}},
+        f"{_CHOSEN[name]}; exact or with *, ? and [...], may be repeated",
+    )
+    for name in SELECTORS
+)
+_DURATION = {"type": "string", "pattern": r"^[1-9][0-9]{0,4}(m|h|d)$"}
 _OWN = (
     Operation("/", "/", "a page that lists what there is", {HTML: _ANY_TEXT}),
     Operation("/healthz", "/healthz", "whether all is well; 503 says what is not", {TEXT: _ANY_TEXT}),
@@ -123,6 +153,54 @@ _OWN = (
             _given("subcontainers", {**_FLAG, "default": "true"}, "and of those below it"),
             _given("limit", {"type": "integer", "minimum": 0, "default": 1000}, "the newest so many; 0: all"),
             _given("stream", {**_FLAG, "default": "false"}, "a JSON object a line, until the client leaves"),
+        ),
+        (400,),
+    ),
+    Operation(
+        "/api/v1/history/containers",
+        "/api/v1/history/containers",
+        "containers that were sampled between two times",
+        {JSON: PastContainers},
+        (
+            *_SPAN,
+            *_SELECTED,
+            _given("limit", {"type": "integer", "minimum": 0, "default": DEFAULT_CONTAINERS}, "the newest so many"),
+            _STORE,
+        ),
+        (400,),
+    ),
+    Operation(
+        "/api/v1/history/metrics",
+        "/api/v1/history/metrics",
+        "what a store can be asked for",
+        {JSON: PastMetrics},
+        (_STORE,),
+        (400,),
+    ),
+    Operation(
+        "/api/v1/history/query",
+        "/api/v1/history/query",
+        "one metric of some containers between two times, in buckets",
+        {JSON: Answer},
+        (
+            _given("metric", {"type": "string", "minLength": 1}, "its name; counters are answered as rates", required=True),
+            *_SPAN,
+            *_SELECTED,
+            _given("instance", {"type": "string"}, "interface, disk ...: exact or with *; all of them, summed, without it"),
+            _given(
+                "agg",
+                {"anyOf": [{"enum": list(AGGREGATES)}, {"type": "string", "pattern": r"^p[1-9]?[0-9](\.[0-9]{1,6})?$"}]},
+                "over time; avg without it",
+            ),
+            _given("bucket", _DURATION, "width of the buckets; one for the whole span without it"),
+            _given(
+                "group",
+                {"type": "string", "pattern": f"^(none|({'|'.join(GROUPS)}|label:[a-z]+)(,({'|'.join(GROUPS)}))*)$"},
+                "containers that agree in these are one series; several with commas; container without it, none for all",
+            ),
+            _given("top", {"type": "integer", "minimum": 1, "maximum": MAX_SERIES}, "the greatest so many over the whole span"),
+            _given("resolution", {"enum": list(get_args(Resolution)), "default": "auto"}, "samples, or roll-ups of a width"),
+            _STORE,
         ),
         (400,),
     ),

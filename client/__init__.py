@@ -4,6 +4,17 @@ from tidegauge.client.api import Client, ClientV2, ContainerInfoQuery, Tidegauge
 from tidegauge.client.containers import ContainerInfo, ContainerInfoV2, ContainerSpec, DerivedStats, ProcessInfo
 from tidegauge.client.errors import AnswerTooLarge, ClientError, ConnectionFailed, HttpError, TimedOut, WrongAnswer
 from tidegauge.client.events import Event, EventQuery
+from tidegauge.client.history import (
+    History,
+    HistoryPoint,
+    HistoryQuery,
+    HistorySeries,
+    HistorySpan,
+    PastContainer,
+    PastContainers,
+    PastMetric,
+    PastMetrics,
+)
 from tidegauge.client.machine import Attributes, FsInfo, MachineInfo
 from tidegauge.client.own import Missed, Process, Processes, RecordedEvent, RecordedEventQuery, Status
 from tidegauge.client.samples import ContainerStats, ContainerStatsV2, DeprecatedContainerStats, MachineStats
@@ -28,10 +39,19 @@ __all__ = [
     "EventQuery",
     "EventStream",
     "FsInfo",
+    "History",
+    "HistoryPoint",
+    "HistoryQuery",
+    "HistorySeries",
+    "HistorySpan",
     "HttpError",
     "MachineInfo",
     "MachineStats",
     "Missed",
+    "PastContainer",
+    "PastContainers",
+    "PastMetric",
+    "PastMetrics",
     "Process",
     "ProcessInfo",
     "Processes",

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from tidegauge.client import containers as c
+from tidegauge.client import history as h
 from tidegauge.client import machine as m
 from tidegauge.client import own as o
 from tidegauge.client.decoding import decode
@@ -240,6 +241,20 @@ class TidegaugeClient:
         parameters = {"path": name, "recursive": "true" if recursive else "false"}
         return _get(self._transport, "/api/v1/processes", o.Processes, parameters)
 
+    def history(self, query: h.HistoryQuery) -> h.History:
+        """One metric of some containers between two times, in buckets."""
+        return _get(self._transport, "/api/v1/history/query", h.History, query.parameters())
+
+    def history_containers(self, span: h.HistorySpan | None = None, *, limit: int = 1000) -> h.PastContainers:
+        """Those that were sampled in the span, the newest so many."""
+        parameters = [*(span or h.HistorySpan()).parameters(), ("limit", str(limit))]
+        return _get(self._transport, "/api/v1/history/containers", h.PastContainers, parameters)
+
+    def history_metrics(self, store: str | None = None) -> h.PastMetrics:
+        """What a store can be asked for."""
+        parameters = [] if store is None else [("store", store)]
+        return _get(self._transport, "/api/v1/history/metrics", h.PastMetrics, parameters)
+
     def events(self, query: o.RecordedEventQuery | None = None) -> list[o.RecordedEvent]:
         """Oldest first."""
         return _get(self._transport, "/api/v1/events", list[o.RecordedEvent], (query or o.RecordedEventQuery()).parameters())
@@ -256,7 +271,9 @@ class TidegaugeClient:
         return EventStream(self._transport, target, o.decode_recorded, idle_s=idle_s, reconnects=reconnects)
 
 
-def _get(transport: Transport, path: str, shape: type[T], parameters: dict[str, str] | None = None) -> T:
+def _get(
+    transport: Transport, path: str, shape: type[T], parameters: dict[str, str] | list[tuple[str, str]] | None = None
+) -> T:
     target = path + (f"?{urlencode(parameters)}" if parameters else "")
     return decode(transport.ask(target), shape, transport.url(target))
 

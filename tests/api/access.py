@@ -15,6 +15,7 @@ from tidegauge.api.http_server import HttpServer
 from tidegauge.pipeline.config import HttpConfig
 from tidegauge.pipeline.errors import Reason, RequestError
 from tidegauge.pipeline.event_store import EventStore
+from tidegauge.pipeline.history import HistoryReader
 from tidegauge.pipeline.latest import KeepsLatest
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.telemetry import Family
@@ -55,6 +56,9 @@ class View:
 
     def latest(self) -> KeepsLatest | None:
         return None
+
+    def histories(self) -> Mapping[str, HistoryReader]:
+        return {}
 
     def events(self) -> EventStore | None:
         return None

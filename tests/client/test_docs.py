@@ -17,6 +17,20 @@ _TEXT = (ROOT / "docs/client.md").read_text()
 _EXAMPLES = re.findall(r"```python\n(.*?)```", _TEXT, re.DOTALL)
 _PROCESSES = {"ts_ms": 1, "path": "/system.slice", "processes": [{"pid": 7, "command_line": ["sleep", "1"]}], "skipped": 0}
 
+_HISTORY = {
+    "unit": "cores",
+    "series": [
+        {
+            "labels": {"host": "a", "path": "/b"},
+            "value": 0.25,
+            "points": [
+                {"ts_ms": 1, "value": 0.5, "coverage": 1.0, "state": "measured"},
+                {"ts_ms": 2, "value": None, "coverage": 0.0, "state": "unknown"},
+            ],
+        }
+    ],
+}
+
 
 def _serves(root: Path) -> Script:
     """What the examples ask for, from the recorded answers."""
@@ -33,6 +47,7 @@ def _serves(root: Path) -> Script:
             (root / "raw/err-unknown-container.txt").read_bytes(), "500 Internal Server Error"
         ),
         "/api/v1/processes": answer(json.dumps(_PROCESSES).encode()),
+        "/api/v1/history/query": answer(json.dumps(_HISTORY).encode()),
     }
     return lambda connection, request: scripts[request.target.partition("?")[0]](connection, request)
 
