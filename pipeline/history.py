@@ -6,12 +6,15 @@ store can be asked is `plugin.KeepsHistory`.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.records import Metric, Value
+
+if TYPE_CHECKING:
+    from tidegauge.pipeline.buckets import Bucket
 
 Reading: TypeAlias = tuple[int, bool, Value]
 """(ts_ms, is_closing, value) of one metric in one sample. None: unknown, or in a closing sample not read."""
@@ -120,4 +123,42 @@ class HistoryReader(Protocol):
         self, containers: Sequence[StoredContainer], since_ms: int, until_ms: int
     ) -> Mapping[ContainerKey, Sequence[Span]]:
         """Gap records that touch the span, the container's own and those of its whole source, by beginning."""
+        ...
+
+
+class Kept(NamedTuple):
+    """Roll-ups of one metric and width."""
+
+    oldest_ms: int | None
+    """Beginning of the oldest one of any container; None if there is none."""
+    has_sketch: bool
+
+
+@runtime_checkable
+class RollupReader(HistoryReader, Protocol):
+    """A store that keeps roll-ups too: buckets by the definition of `pipeline/buckets.py`, made ahead."""
+
+    def kept(self, metric: Metric) -> Mapping[int, Kept]:
+        """By width in ms; empty for a metric without roll-ups."""
+        ...
+
+    def unsettled_ms(self, containers: Sequence[StoredContainer], width_ms: int, since_ms: int, until_ms: int) -> int | None:
+        """Beginning of the first bucket within [since, until) that is to be made, or made again; None: there is none."""
+        ...
+
+    def rolled(
+        self,
+        containers: Sequence[StoredContainer],
+        metric: Metric,
+        width_ms: int,
+        since_ms: int,
+        until_ms: int,
+        bounds: Bounds,
+        *,
+        with_sketch: bool = False,
+    ) -> "Mapping[ContainerKey, Mapping[str, Sequence[Bucket]]]":
+        """Buckets that begin within [since, until), by container and instance, by time. Raises TooMuch by `bounds`.
+
+        Those of which nothing is known are left out; `sketch` is set where `with_sketch` is.
+        """
         ...

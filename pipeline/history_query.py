@@ -84,6 +84,11 @@ def _fits(value: str | None, text: str) -> bool:
     return value is not None and (value == text or fnmatchcase(value, text))
 
 
+def fits_instance(name: str, instance: str | None) -> bool:
+    """Whether an interface, disk ... is one of those that `Question.instance` names."""
+    return instance is None or _fits(name, instance)
+
+
 def _begins(c: StoredContainer, text: str) -> bool:
     return len(text) >= 4 and c.container_id is not None and c.container_id.startswith(text)
 

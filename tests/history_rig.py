@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from tidegauge.pipeline.buckets import Bucket, buckets
 from tidegauge.pipeline.catalogue import METRICS, Catalogue
-from tidegauge.pipeline.history import Bounds, ContainerKey, Reading, Span, StoredContainer
+from tidegauge.pipeline.history import Bounds, ContainerKey, Kept, Reading, Span, StoredContainer
 from tidegauge.pipeline.records import Batch, Container, End, Gap, Kind, Metric, Record, Sample, Schema, TableRows, Value
 from tidegauge.pipeline.testing import SOURCE, START_MS, make_container
 
@@ -166,7 +167,7 @@ class PureReader:
         return METRICS
 
     def oldest_ms(self) -> int | None:
-        return min(s.ts_ms for found in self._samples.values() for s in found)
+        return min((s.ts_ms for found in self._samples.values() for s in found), default=None)
 
     def containers(self, since_ms: int, until_ms: int) -> Sequence[StoredContainer]:
         found = []
@@ -233,6 +234,60 @@ class PureReader:
             c.key: sorted(
                 (g.from_ms, g.to_ms) for g in near if g.source == c.key.source and (g.container is None or g.container == c.ref)
             )
+            for c in containers
+        }
+
+
+class RolledReader(PureReader):
+    """The same with roll-ups of `sample` and `network`, made of all readings; those from `settled_ms` on are to be made yet.
+
+    Samples before `raw_ms` are held no more.
+    """
+
+    def __init__(self, given: Iterable[Record], settled_ms: int, raw_ms: int = 0) -> None:
+        super().__init__(given)
+        self._settled_ms = settled_ms
+        self._raw_ms = raw_ms
+
+    def oldest_ms(self) -> int | None:
+        found = super().oldest_ms()
+        return found if found is None else max(found, self._raw_ms)
+
+    def series(
+        self, containers: Sequence[StoredContainer], metric: Metric, since_ms: int, until_ms: int, bounds: Bounds
+    ) -> Mapping[ContainerKey, Mapping[str, Sequence[Reading]]]:
+        return super().series(containers, metric, max(since_ms, self._raw_ms), until_ms, bounds)
+
+    def kept(self, metric: Metric) -> Mapping[int, Kept]:
+        if metric.table not in ("sample", "network"):
+            return {}
+        oldest, has_sketch = super().oldest_ms(), metric.name != "memory_failures"
+        return {} if oldest is None else {w: Kept(oldest // w * w, has_sketch) for w in (300_000, 3_600_000)}
+
+    def unsettled_ms(self, containers: Sequence[StoredContainer], width_ms: int, since_ms: int, until_ms: int) -> int | None:
+        first = max(self._settled_ms // width_ms * width_ms, since_ms)
+        return first if first < until_ms else None
+
+    def rolled(
+        self,
+        containers: Sequence[StoredContainer],
+        metric: Metric,
+        width_ms: int,
+        since_ms: int,
+        until_ms: int,
+        bounds: Bounds,
+        *,
+        with_sketch: bool = False,
+    ) -> Mapping[ContainerKey, Mapping[str, Sequence[Bucket]]]:
+        gaps = self.gaps(containers, 0, 10**15)
+        read = super().series(containers, metric, 0, 10**15, bounds)
+        return {
+            c.key: {
+                name: buckets(
+                    *(readings, metric.kind, since_ms, until_ms, width_ms, gaps[c.key], c.silence_ms), with_sketch=with_sketch
+                )
+                for name, readings in read[c.key].items()
+            }
             for c in containers
         }
 

@@ -1,0 +1,136 @@
+"""Samples or roll-ups: what an answer about history is computed from, and the roll-ups themselves.
+
+Roll-ups of the newest time are not made yet, or are to be made again: from the first such bucket on samples are read. Where it
+lies far back, for rows came late, only the last buckets are; the others stand as they are, and are right a moment later.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from tidegauge.pipeline.buckets import Bucket
+from tidegauge.pipeline.errors import TidegaugeError
+from tidegauge.pipeline.history import Bounds, ContainerKey, HistoryReader, RollupReader, StoredContainer
+from tidegauge.pipeline.history_query import RESOLUTIONS, BadQuestion, Question, fits_instance
+from tidegauge.pipeline.records import Kind, Metric
+
+RAW_SPAN_MS = 6 * 3_600_000
+"""Up to this span samples are read where they are held."""
+FINE_SPAN_MS = 7 * 86_400_000
+"""Beyond it the widest roll-ups that fit."""
+_TAIL_BUCKETS = 3
+
+
+class NeedsSamples(TidegaugeError):
+    """Roll-ups cannot tell it; the text says why."""
+
+
+def name_of(width_ms: int | None) -> str:
+    return next((name for name, width in RESOLUTIONS.items() if width == width_ms), "raw")
+
+
+def needs_sketch(asked: Question, metric: Metric, width_ms: int | None) -> bool:
+    """Whether roll-ups of this width answer it by their sketches."""
+    of_rates = metric.kind is Kind.COUNTER and asked.agg in ("min", "max")
+    return width_ms is not None and (asked.percentile is not None or of_rates)
+
+
+def _why_not(asked: Question, metric: Metric, width_ms: int, has_sketch: bool) -> str | None:
+    """Why roll-ups of this width cannot answer it; None if they can."""
+    if asked.bucket_ms is not None and asked.bucket_ms % width_ms:
+        return f"the buckets are no multiple of {name_of(width_ms)}"
+    if asked.agg == "last" and metric.kind is Kind.COUNTER:
+        return "the last rate is in samples alone"
+    if needs_sketch(asked, metric, width_ms) and not has_sketch:
+        return f"roll-ups of {metric.name} hold no {asked.agg}"
+    return None
+
+
+def choose(reader: HistoryReader, asked: Question, metric: Metric) -> int | None:
+    """Width of the roll-ups to read, None for samples. BadQuestion if a width is asked for that cannot be.
+
+    By the span, where there is a choice: samples up to 6 h, 5 min up to 7 days. What is held no more for all of the span gives
+    way to what reaches further back.
+    """
+    if asked.resolution == "raw":
+        return None
+    kept = reader.kept(metric) if isinstance(reader, RollupReader) else {}
+    if asked.resolution != "auto":
+        width_ms = RESOLUTIONS[asked.resolution]
+        if width_ms not in kept:
+            raise BadQuestion(f"resolution: the store keeps no {asked.resolution} roll-ups of {metric.name}")
+        if (why := _why_not(asked, metric, width_ms, kept[width_ms].has_sketch)) is not None:
+            raise BadQuestion(f"resolution: {why}")
+        return width_ms
+    reach: dict[int | None, int] = {None: _reach(reader.oldest_ms(), asked)}
+    for width_ms, own in sorted(kept.items()):
+        if _why_not(asked, metric, width_ms, own.has_sketch) is None:
+            reach[width_ms] = _reach(own.oldest_ms, asked)
+    span = asked.until_ms - asked.since_ms
+    furthest = min(reach.values())
+    enough = [width for width, from_ms in reach.items() if from_ms <= furthest + (width or 0) + span // 50]
+    wanted = 0 if span <= RAW_SPAN_MS else RESOLUTIONS["5m"] if span <= FINE_SPAN_MS else RESOLUTIONS["1h"]
+    return max((w for w in enough if (w or 0) <= wanted), key=lambda w: w or 0, default=enough[0])
+
+
+def _reach(oldest_ms: int | None, asked: Question) -> int:
+    return asked.until_ms if oldest_ms is None else min(max(oldest_ms, asked.since_ms), asked.until_ms)
+
+
+def aligned(reader: HistoryReader, asked: Question, width_ms: int | None) -> Question:
+    """The same from the beginning of its first bucket or roll-up on; and to the end of the last one, where samples that could
+    tell the part before it are held no more."""
+    asked = asked.aligned()
+    if width_ms is None:
+        return asked
+    since_ms, until_ms = asked.since_ms // width_ms * width_ms, asked.until_ms
+    oldest_ms = reader.oldest_ms()
+    if oldest_ms is None or until_ms // width_ms * width_ms < oldest_ms:
+        until_ms = -(-until_ms // width_ms) * width_ms
+    return replace(asked, since_ms=since_ms, until_ms=until_ms)
+
+
+def rolled(
+    reader: HistoryReader,
+    asked: Question,
+    metric: Metric,
+    width_ms: int | None,
+    containers: Sequence[StoredContainer],
+    bounds: Bounds,
+) -> tuple[Mapping[ContainerKey, Sequence[Bucket]], int, int]:
+    """Roll-ups by container, from which time on samples are to be read, and how many roll-ups there are.
+
+    NeedsSamples where several instances would have to be summed that only samples can tell.
+    """
+    if width_ms is None or not isinstance(reader, RollupReader):
+        return {}, asked.since_ms, 0
+    until_ms = asked.until_ms // width_ms * width_ms
+    unsettled_ms = reader.unsettled_ms(containers, width_ms, asked.since_ms, until_ms)
+    if unsettled_ms is not None:
+        until_ms = max(unsettled_ms // width_ms * width_ms, until_ms - _TAIL_BUCKETS * width_ms, asked.since_ms)
+    with_sketch = needs_sketch(asked, metric, width_ms)
+    found = reader.rolled(containers, metric, width_ms, asked.since_ms, until_ms, bounds, with_sketch=with_sketch)
+    out, rows = {}, 0
+    for key, own in found.items():
+        chosen = [each for name, each in own.items() if fits_instance(name, asked.instance)]
+        rows += sum(map(len, chosen))
+        if len(chosen) > 1 and (with_sketch or asked.agg in ("min", "max")):
+            raise NeedsSamples(f"roll-ups hold no {asked.agg} of several instances together: choose one, or resolution=raw")
+        out[key] = chosen[0] if len(chosen) == 1 else summed(chosen)
+    return out, until_ms, rows
+
+
+def summed(parts: Sequence[Sequence[Bucket]]) -> list[Bucket]:
+    """Buckets of the sum over instances. What one of them is not known for counts as not there."""
+    out: dict[int, Bucket] = {}
+    for part in parts:
+        for bucket in part:
+            total = out.setdefault(bucket.start_ms, Bucket(bucket.start_ms, bucket.end_ms))
+            total.count = max(total.count, bucket.count)
+            total.covered_ms = max(total.covered_ms, bucket.covered_ms)
+            total.total += bucket.total
+            if bucket.increase is not None:
+                total.increase = (total.increase or 0) + bucket.increase
+            if bucket.last is not None:
+                total.last = (total.last or 0) + bucket.last
+    return [out[start_ms] for start_ms in sorted(out)]
