@@ -16,6 +16,7 @@ _COMMANDS = {
     "config": "Check the configuration, show it, or print an example.",
     "journal": "Look at the journal and at the dead letters.",
     "db": "Migrate the SQL database, or tell its revision.",
+    "influxdb": "Set up downsampling in InfluxDB.",
     "version": "Print the version.",
 }
 

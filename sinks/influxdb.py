@@ -6,6 +6,7 @@ leaves InfluxDB as it was; VictoriaMetrics keeps equal points twice unless start
 privileges; needs a network way to the store.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ import msgspec
 from tidegauge.pipeline.errors import ConfigError, PartialWriteError, PermanentError, RetryableError, SinkError
 from tidegauge.pipeline.history import HistoryReader
 from tidegauge.pipeline.records import Batch, Container, End, Event, Gap, Record
+from tidegauge.sinks.influxdb_admin import difference
 from tidegauge.sinks.influxdb_cadvisor import CadvisorEncoder
 from tidegauge.sinks.influxdb_flux import FluxAsker
 from tidegauge.sinks.influxdb_grid import Grid
@@ -26,6 +28,8 @@ from tidegauge.sinks.influxdb_notes import note_line
 from tidegauge.sinks.influxdb_v1 import V1Transport
 from tidegauge.sinks.influxdb_v2 import V2Transport
 from tidegauge.sinks.line_protocol import LineEncoder, NoLine, SampleEncoder, encode_batch
+
+_LOG = logging.getLogger(__name__)
 
 
 class InfluxdbConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +60,7 @@ class InfluxdbConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     create: bool = True
     """Make the database or bucket if it is not there and the store allows it."""
     retention_s: int | None = None
-    """Retention of what `create` makes; none: for ever."""
+    """Retention of what `create` makes; none: for ever. What is there already is told where it differs, and left."""
     regular_s: float | None = None
     """Also write held values at this step, for readers that want even spacing."""
     layout: Literal["native", "cadvisor"] = "native"
@@ -106,14 +110,20 @@ class InfluxdbSink:
         self._transport: Transport | None = None
         self._grid: Grid | None = None
         self._history: HistoryReader | None = None
+        self._told: str | None = None
 
     def open(self) -> None:
         """Asks the store what it is and makes the database or bucket. The grid of `regular_s` begins anew."""
         self.close()
-        transport = self._connect()
+        transport = self.connect()
         try:
             if self._config.create:
                 transport.create(self._config.retention_s)
+                if self._config.retention_s is not None:
+                    text = difference(transport.retention(), self._config.retention_s)
+                    if text is not None and text != self._told:
+                        _LOG.warning("%s: %s", self._config.url, text)
+                    self._told = text
         except BaseException:
             transport.close()
             raise
@@ -172,12 +182,13 @@ class InfluxdbSink:
     def _asker(self) -> Asker:
         if self._config.layout != "native":
             raise PermanentError(f"{self._config.url}: history is kept in the layout native, not {self._config.layout}")
-        transport = self._connect()
+        transport = self.connect()
         if isinstance(transport, V1Transport):
             return InfluxqlAsker(transport, self._config.timeout_s)
         return FluxAsker(transport)
 
-    def _connect(self) -> V1Transport | V2Transport:
+    def connect(self) -> V1Transport | V2Transport:
+        """A connection of the caller's own; nothing is made there. Raises SinkError."""
         c = self._config
         version = c.version
         if version == "auto":

@@ -15,6 +15,7 @@ from tidegauge.pipeline.catalogue import INSTANCE_LABELS, METRICS, SCALAR_TABLES
 from tidegauge.pipeline.errors import SinkError
 from tidegauge.pipeline.history import Bounds, ContainerKey, Reading, Span, StoredContainer, StoreError
 from tidegauge.pipeline.records import Kind, Metric, TableSchema, Value
+from tidegauge.sinks.influxdb_downsampling import is_made
 from tidegauge.sinks.influxdb_http import StoredRow
 from tidegauge.sinks.line_protocol import instance_tag
 
@@ -86,7 +87,8 @@ class InfluxdbHistory:
         self._lock = threading.Lock()
 
     def metrics(self) -> Sequence[Metric]:
-        names = sorted(set(self._rows(lambda a: a.fields((*SAMPLES, "custom")))) - _BUILT_IN.keys() - _NOT_METRICS)
+        held = set(self._rows(lambda a: a.fields((*SAMPLES, "custom"))))
+        names = sorted(n for n in held - _BUILT_IN.keys() - _NOT_METRICS if not is_made(n, held))
         kinds = {name: Kind.COUNTER if name.endswith("_total") else Kind.GAUGE for name in names}
         return [*METRICS, *(Metric(name, kinds[name], "number", "custom", "") for name in names)]
 

@@ -55,6 +55,21 @@ class Span(NamedTuple):
     to_ms: int
 
 
+class Retention(NamedTuple):
+    """How long a retention policy or a bucket keeps data."""
+
+    name: str
+    place: str
+    """For people: `retention policy autogen of database tidegauge`."""
+    seconds: int | None
+    """None: for ever."""
+    command: str
+    """What changes it, with `{}` for the time."""
+
+    def remedy(self, wanted_s: int | None) -> str:
+        return self.command.format("0s" if wanted_s is None else f"{wanted_s}s")
+
+
 class PointsBeyondRetention(PermanentError):
     """The store took the newer lines and dropped the `dropped` oldest ones, which its retention would delete at once."""
 
@@ -68,6 +83,10 @@ class Transport(Protocol):
 
     def create(self, retention_s: int | None) -> None:
         """Makes the database or bucket if it is not there and the store lets us; else does nothing."""
+        ...
+
+    def retention(self, name: str = "") -> Retention | None:
+        """Of the policy or bucket of that name, else of the one written to; None: not there, or we may not ask."""
         ...
 
     def write(self, lines: bytes) -> None: ...

@@ -11,9 +11,11 @@ import msgspec
 import urllib3
 
 from tidegauge.pipeline.errors import PermanentError, RetryableError
+from tidegauge.sinks.influxdb_downsampling import seconds
 from tidegauge.sinks.influxdb_http import (
     GZIP_LEVEL,
     Endpoint,
+    Retention,
     Span,
     StoredRow,
     clean,
@@ -31,8 +33,8 @@ class V1Transport:
 
     def __init__(self, endpoint: Endpoint, database: str, retention_policy: str = "") -> None:
         self._endpoint = endpoint
-        self._database = database
-        self._policy = retention_policy
+        self.database = database
+        self.policy = retention_policy
         self._http = pool(endpoint)
         # urllib3.make_headers would encode the credential as Latin-1, which InfluxDB does not expect.
         credential = base64.b64encode(f"{endpoint.user}:{endpoint.secret}".encode()).decode()
@@ -41,11 +43,11 @@ class V1Transport:
     def create(self, retention_s: int | None) -> None:
         # The store reports a policy that is there with another duration, or a lack of rights, as an error of the statement
         # in a 200: the operator's affair.
-        duration = f" WITH DURATION {retention_s}s" if retention_s and not self._policy else ""
-        statements = [f"CREATE DATABASE {quoted(self._database)}{duration}"]
-        if self._policy:
+        duration = f" WITH DURATION {retention_s}s" if retention_s and not self.policy else ""
+        statements = [f"CREATE DATABASE {quoted(self.database)}{duration}"]
+        if self.policy:
             statements.append(
-                f"CREATE RETENTION POLICY {quoted(self._policy)} ON {quoted(self._database)} "
+                f"CREATE RETENTION POLICY {quoted(self.policy)} ON {quoted(self.database)} "
                 f"DURATION {f'{retention_s}s' if retention_s else 'INF'} REPLICATION 1"
             )
         for statement in statements:
@@ -57,8 +59,51 @@ class V1Transport:
                 if not exc.is_config_fault:
                     raise
 
+    def retention(self, name: str = "") -> Retention | None:
+        name = name or self.policy
+        database = quoted(self.database)
+        try:
+            rows = self.execute(f"SHOW RETENTION POLICIES ON {database}")
+        except PermanentError:
+            return None
+        except RetryableError as exc:
+            if not exc.is_config_fault:
+                raise
+            return None
+        row = next((r for r in rows if (r["name"] == name if name else r["default"])), None)
+        if row is None:
+            return None
+        command = f"ALTER RETENTION POLICY {quoted(row['name'])} ON {database} DURATION {{}}"
+        place = f"retention policy {row['name']} of database {self.database}"
+        return Retention(row["name"], place, seconds(row["duration"]) or None, command)
+
+    def stored_fields(self) -> dict[str, list[str]]:
+        """Names of fields by measurement."""
+        found: dict[str, list[str]] = {}
+        for document in self.ask("SHOW FIELD KEYS", self._endpoint.timeout_s, 10_000):
+            for series in (s for r in document.get("results", ()) for s in r.get("series", ())):
+                found.setdefault(series["name"], []).extend(values[0] for values in series["values"])
+        return found
+
+    def continuous_queries(self) -> dict[str, str]:
+        """Those of the database by name, as the store spells them. Raises SinkError."""
+        found: dict[str, str] = {}
+        for document in self.ask("SHOW CONTINUOUS QUERIES", self._endpoint.timeout_s, 10_000):
+            for series in (s for r in document.get("results", ()) for s in r.get("series", ())):
+                if series["name"] == self.database:
+                    found |= dict(series.get("values", ()))
+        return found
+
+    def execute(self, statement: str) -> list[dict[str, Any]]:
+        """Rows of the answer by column. PermanentError for what the store refuses or does not understand."""
+        rows = []
+        for document in self.ask(statement, self._endpoint.timeout_s, 10_000):
+            for series in (s for r in document.get("results", ()) for s in r.get("series", ())):
+                rows += [dict(zip(series["columns"], values, strict=True)) for values in series.get("values", ())]
+        return rows
+
     def write(self, lines: bytes) -> None:
-        fields = {"db": self._database, "precision": "ms"} | ({"rp": self._policy} if self._policy else {})
+        fields = {"db": self.database, "precision": "ms"} | ({"rp": self.policy} if self.policy else {})
         headers = {**self._headers, "Content-Type": "text/plain; charset=utf-8"}
         if self._endpoint.is_gzip:
             headers["Content-Encoding"] = "gzip"
@@ -92,9 +137,9 @@ class V1Transport:
         Raises PermanentError for what the store does not understand.
         """
         action = "question to"
-        fields = {"q": q, "db": self._database, "epoch": "ms", "chunked": "true", "chunk_size": str(chunk_rows)}
-        if self._policy:
-            fields["rp"] = self._policy
+        fields = {"q": q, "db": self.database, "epoch": "ms", "chunked": "true", "chunk_size": str(chunk_rows)}
+        if self.policy:
+            fields["rp"] = self.policy
         headers = {**self._headers, "Content-Type": "application/x-www-form-urlencoded"}
         answer = self._send(action, "/query", urlencode(fields).encode(), headers, preload_content=False, timeout=limit_s)
         try:
@@ -116,9 +161,9 @@ class V1Transport:
         self._http.clear()
 
     def _query(self, q: str, action: str) -> dict[str, Any]:
-        fields = {"q": q, "db": self._database, "epoch": "ms"}
-        if self._policy:
-            fields["rp"] = self._policy
+        fields = {"q": q, "db": self.database, "epoch": "ms"}
+        if self.policy:
+            fields["rp"] = self.policy
         headers = {
             **self._headers,
             "Content-Type": "application/x-www-form-urlencoded",

@@ -12,6 +12,7 @@ from tidegauge.pipeline.errors import PermanentError, RetryableError
 from tidegauge.sinks.influxdb_http import (
     GZIP_LEVEL,
     Endpoint,
+    Retention,
     Span,
     StoredRow,
     clean,
@@ -36,7 +37,7 @@ class V2Transport:
         from influxdb_client.service.write_service import WriteService
 
         self._endpoint = endpoint
-        self._org = org
+        self.org = org
         self.bucket = bucket
         if not endpoint.verify_tls:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
@@ -54,20 +55,9 @@ class V2Transport:
         self._writer = writer(self._client.api_client)
 
     def create(self, retention_s: int | None) -> None:
-        from influxdb_client.domain.bucket_retention_rules import BucketRetentionRules
-        from influxdb_client.rest import ApiException
-
         def make() -> None:
-            buckets = self._client.buckets_api()
-            try:
-                if getattr(buckets.find_buckets(name=self.bucket, org=self._org), "buckets", None):
-                    return
-            except ApiException as exc:
-                if exc.status != 404:
-                    raise
-            rule: Any = BucketRetentionRules
-            rules = [rule(type="expire", every_seconds=retention_s)] if retention_s else []
-            buckets.create_bucket(bucket_name=self.bucket, org=self._org, retention_rules=rules)
+            if self._bucket(self.bucket) is None:
+                self._make_bucket(self.bucket, retention_s)
 
         try:
             self._call("creation of the bucket at", make)
@@ -78,13 +68,75 @@ class V2Transport:
             if not exc.is_config_fault:
                 raise
 
+    def retention(self, name: str = "") -> Retention | None:
+        name = name or self.bucket
+        try:
+            found = self._call("question to", lambda: self._bucket(name))
+        except PermanentError:
+            return None
+        except RetryableError as exc:
+            if not exc.is_config_fault:
+                raise
+            return None
+        if found is None:
+            return None
+        rules = [r.every_seconds for r in found.retention_rules or () if r.every_seconds]
+        command = f"influx bucket update --id {found.id} --retention {{}}"
+        return Retention(name, f"bucket {name}", rules[0] if rules else None, command)
+
+    def make_bucket(self, name: str, retention_s: int | None) -> None:
+        """Raises SinkError where it is there already or the token may not."""
+        self._call("creation of the bucket at", lambda: self._make_bucket(name, retention_s))
+
+    def stored_fields(self) -> dict[str, list[str]]:
+        """Names of fields by measurement: of 2.x unknown, so that only the catalogue's are taken."""
+        return {}
+
+    def set_task(self, name: str, flux: str) -> bool:
+        """Makes or changes a task; False if it was right already."""
+        from influxdb_client.domain.task_create_request import TaskCreateRequest
+        from influxdb_client.domain.task_update_request import TaskUpdateRequest
+
+        def set_it() -> bool:
+            tasks = self._client.tasks_api()
+            found = next((t for t in tasks.find_tasks(name=name, org=self.org) if t.name == name), None)
+            create: Any = TaskCreateRequest
+            update: Any = TaskUpdateRequest
+            if found is None:
+                tasks.create_task(task_create_request=create(org=self.org, flux=flux, status="active"))
+            elif found.flux.strip() != flux.strip():
+                tasks.update_task_request(found.id, update(flux=flux))
+            else:
+                return False
+            return True
+
+        return bool(self._call("creation of a task at", set_it))
+
+    def _bucket(self, name: str) -> Any | None:
+        from influxdb_client.rest import ApiException
+
+        try:
+            found = getattr(self._client.buckets_api().find_buckets(name=name, org=self.org), "buckets", None)
+        except ApiException as exc:
+            if exc.status != 404:
+                raise
+            return None
+        return next(iter(found or ()), None)
+
+    def _make_bucket(self, name: str, retention_s: int | None) -> None:
+        from influxdb_client.domain.bucket_retention_rules import BucketRetentionRules
+
+        rule: Any = BucketRetentionRules
+        rules = [rule(type="expire", every_seconds=retention_s)] if retention_s else []
+        self._client.buckets_api().create_bucket(bucket_name=name, org=self.org, retention_rules=rules)
+
     def write(self, lines: bytes) -> None:
         encoding = {}
         if self._endpoint.is_gzip:
             encoding = {"content_encoding": "gzip"}
             lines = gzip.compress(lines, GZIP_LEVEL)
         # Without _preload_content the client would decode the answer itself, and fail on a proxy's page in another encoding.
-        send = partial(self._writer.post_write, self._org, self.bucket, lines, precision="ms", _preload_content=False)
+        send = partial(self._writer.post_write, self.org, self.bucket, lines, precision="ms", _preload_content=False)
         answer = self._call("write to", partial(send, content_type="text/plain; charset=utf-8", **encoding))
         answer.drain_conn()
         answer.release_conn()
