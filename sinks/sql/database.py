@@ -11,8 +11,12 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from tidegauge.pipeline.errors import ConfigError, SinkError
+from tidegauge.pipeline.errors import ConfigError, RetryableError, SinkError
 from tidegauge.sinks.sql.rows import Insert
+
+
+class DamagedError(RetryableError):
+    """What the database holds can be read no more."""
 
 
 class Writer(Protocol):
@@ -66,8 +70,12 @@ class Database(Protocol):
         """What a failure means to a sink's runner; None for an exception that is not the database's.
 
         What passes is retried; so is what somebody must mend (a damaged file, missing rights), as a fault of the
-        configuration. Values that no column can take are permanent.
+        configuration. Values that no column can take are permanent. DamagedError where a file of ours is beyond use.
         """
+        ...
+
+    def set_aside(self) -> Path | None:
+        """Takes a damaged file out of the way, when no connection is open. Where it is now; None: it is left where it is."""
         ...
 
 

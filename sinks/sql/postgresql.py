@@ -132,6 +132,9 @@ class PostgresqlDatabase:
     def is_interrupted(self, exc: Exception) -> bool:
         return _state(_original(exc)) == psycopg.errors.QueryCanceled.sqlstate
 
+    def set_aside(self) -> None:
+        """Never: the files are the server's."""
+
     def error(self, exc: Exception) -> SinkError | None:
         orig = _original(exc)
         if isinstance(orig, OSError):

@@ -10,18 +10,22 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 import sqlalchemy as sa
 
-from tidegauge.pipeline.errors import ConfigError, RetryableError
+from tidegauge.pipeline.errors import ConfigError, RetryableError, SinkError, StoreLostError
 from tidegauge.pipeline.records import Batch, Container, End, Event, Gap, Record, Schema
 from tidegauge.sinks.sql import retention
-from tidegauge.sinks.sql.database import columns, open_database, revision
+from tidegauge.sinks.sql.database import DamagedError, columns, open_database, revision
 from tidegauge.sinks.sql.history import SqlHistory
 from tidegauge.sinks.sql.store import Store
 from tidegauge.sinks.sql.tables import REVISION, SAMPLE_TABLES, WRITER_VERSION, metadata
+
+if TYPE_CHECKING:
+    from tidegauge.sinks.sql.sql_tables import SqlTables
+    from tidegauge.sinks.sql.tables_source import TableRecords
 
 _HISTORY_LIMIT_S = 10.0
 """How long a question to what is stored may take."""
@@ -85,6 +89,8 @@ class SqlSink:
         self._history = SqlHistory(self.database, _HISTORY_LIMIT_S)
         self._conn: sa.Connection | None = None
         self._columns: Mapping[str, Sequence[str]] = {}
+        self.agent: str | None = None
+        """Whose numbers of containers the records bear; None: those of the agent on the state folder."""
         self._agent = ""
         self._store: Store | None = None
 
@@ -100,10 +106,22 @@ class SqlSink:
         """What it has stored, over connections of its own that can only read. Any thread."""
         return self._history
 
+    def tables(self) -> "SqlTables":
+        """Its tables, to be read as they are, over a connection of their own. StoreError if they cannot be."""
+        from tidegauge.sinks.sql.sql_tables import SqlTables
+
+        return SqlTables(self.database.reading_engine())
+
+    def records(self) -> "TableRecords":
+        """What it has stored, as the records that it came from. StoreError if the tables cannot be read."""
+        from tidegauge.sinks.sql.tables_source import TableRecords
+
+        return TableRecords(self.tables())
+
     def open(self) -> None:
         """Connects; an embedded database is made if there is none, and migrated. RetryableError if that cannot be now."""
         self.close()
-        self._agent = _agent(self._config.state_dir)
+        self._agent = _agent(self._config.state_dir) if self.agent is None else self.agent
         try:
             self._conn = conn = self._engine.connect()
             found = revision(conn)
@@ -119,9 +137,22 @@ class SqlSink:
             conn.rollback()
         except Exception as exc:
             self.close()
-            if (error := self.database.error(exc)) is not None:
+            if (error := self._meaning(exc)) is not None:
                 raise error from exc
             raise
+
+    def _meaning(self, exc: Exception) -> SinkError | None:
+        """As `Database.error`; a file that is damaged is set aside, and the next opening makes a new one."""
+        error = self.database.error(exc)
+        if not isinstance(error, DamagedError):
+            return error
+        self.close()
+        aside = self.database.set_aside()
+        self._history.close()
+        if aside is None:
+            text = f"{error}: restore it, or remove it and what was set aside before ({self.database.name}.damaged-*)"
+            return RetryableError(text, is_config_fault=True)
+        return StoreLostError(f"{error}: it is kept as {aside}, and a new one is begun")
 
     def _migrate(self, conn: sa.Connection) -> None:
         """In a process of its own, so that the 11 MiB of Alembic do not stay; here if that fails, for the error's sake."""
@@ -150,7 +181,7 @@ class SqlSink:
         except Exception as exc:
             # Ids given out in a transaction that was undone stand for nothing.
             self._store = None
-            error = self.database.error(exc)
+            error = self._meaning(exc)
             if isinstance(error, RetryableError):
                 # A failed disk, or a file put in place of another, is seen anew by a new connection only.
                 self.close()
@@ -184,7 +215,7 @@ class SqlSink:
                 is_over,
             )
         except Exception as exc:
-            if (error := self.database.error(exc)) is not None:
+            if (error := self._meaning(exc)) is not None:
                 raise error from exc
             raise
         self.maintenance_interval_s = retention.IDLE_S if is_done else retention.BUSY_S

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool, QueuePool
 
 from tidegauge.pipeline.errors import PermanentError, RetryableError, SinkError
+from tidegauge.sinks.sql.database import DamagedError
 from tidegauge.sinks.sql.rows import Insert
 
 _PERMANENT = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE}
@@ -22,6 +23,7 @@ _SETTINGS = _BROKEN | {
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_ERROR,
 }
+_MOST_ASIDE = 3
 _SIZE_PRAGMAS = ("page_count", "freelist_count", "page_size")
 _STEPS = 20_000
 """Steps of the virtual machine between two looks at the clock: a millisecond or so."""
@@ -104,9 +106,21 @@ class SqliteDatabase:
         if code in _PERMANENT:
             return PermanentError(f"write to {path}: {orig}")
         if code in _BROKEN:
-            text = f"{path} is damaged ({orig}): restore it, or move it away with its -wal and -shm files to begin a new one"
-            return RetryableError(text, is_config_fault=True)
+            return DamagedError(f"{path} is damaged ({orig})", is_config_fault=True)
         return RetryableError(f"write to {path}: {orig}", is_config_fault=code in _SETTINGS)
+
+    def set_aside(self) -> Path | None:
+        """Renames the file and those beside it. It stays once there are three: then the disk is at fault, and it fills up."""
+        if len(list(self.path.parent.glob(f"{self.path.name}.damaged-*[0-9Z]"))) >= _MOST_ASIDE:
+            return None
+        aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+        try:
+            for ending in ("-wal", "-shm", ""):
+                if (part := Path(f"{self.path}{ending}")).exists():
+                    part.replace(f"{aside}{ending}")
+        except OSError:
+            return None
+        return aside
 
 
 class SqliteWriter:

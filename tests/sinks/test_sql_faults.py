@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from tests.support import need
 
-from tidegauge.pipeline.errors import PermanentError, RetryableError
+from tidegauge.pipeline.errors import PermanentError, RetryableError, StoreLostError
+from tidegauge.pipeline.options import RunnerOptions
 from tidegauge.pipeline.records import Batch, Event
-from tidegauge.pipeline.testing import START_MS, generate_records, make_batch, make_sample, make_schema
+from tidegauge.pipeline.sink_runner import SinkRunner
+from tidegauge.pipeline.testing import SOURCE, START_MS, ListLog, generate_records, make_batch, make_sample, make_schema
 from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
 
 
@@ -106,35 +108,93 @@ def test_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
-def test_file_that_is_no_database_is_a_fault_to_mend(tmp_path: Path) -> None:
+def aside(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.name}.damaged-*Z"))
+
+
+def test_file_that_is_no_database_is_set_aside_and_a_new_one_begun(tmp_path: Path) -> None:
     sink = make_sink(tmp_path)
     sink.path.parent.mkdir()
-    sink.path.write_bytes(b"this is a letter, not a database" * 200)
-    with pytest.raises(RetryableError, match=r"is damaged .*move it away") as caught:
+    letter = b"this is a letter, not a database" * 200
+    sink.path.write_bytes(letter)
+    with pytest.raises(StoreLostError, match=r"is damaged .*kept as") as caught:
         sink.open()
-    assert caught.value.is_config_fault
-    sink.path.unlink()
+    [kept] = aside(sink.path)
+    assert str(kept) in str(caught.value)
+    assert kept.read_bytes() == letter
     sink.write([one()])
     sink.close()
     assert count(sink.path) == 1
 
 
-def test_page_overwritten_under_way_is_a_fault_to_mend(tmp_path: Path) -> None:
-    sink = make_sink(tmp_path)
-    sink.write(list(generate_records(300)))
-    sink.close()
-    conn = sqlite3.connect(sink.path)
+def overwrite_a_page(path: Path) -> None:
+    conn = sqlite3.connect(path)
     root = conn.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sample'").fetchone()[0]
     size = conn.execute("PRAGMA page_size").fetchone()[0]
     conn.close()
-    with sink.path.open("r+b") as f:
+    with path.open("r+b") as f:
         f.seek((root - 1) * size)
         f.write(os.urandom(size))
+
+
+def test_page_overwritten_under_way_is_found_and_the_file_set_aside(tmp_path: Path) -> None:
     sink = make_sink(tmp_path)
-    with pytest.raises(RetryableError, match="is damaged") as caught:
-        sink.write([one(START_MS + 10**6)])
-    assert caught.value.is_config_fault
+    sink.write(list(generate_records(300)))
     sink.close()
+    overwrite_a_page(sink.path)
+    history = sink.history()
+    assert len(history.live_containers()) == 2
+    with pytest.raises(StoreLostError, match="is damaged"):
+        sink.write([one(START_MS + 10**6)])
+    assert len(aside(sink.path)) == 1
+    sink.write(list(generate_records(10, containers=1)))
+    # a reader has no part in the file that was set aside either
+    assert len(history.live_containers()) == 1
+    sink.close()
+
+
+def test_after_three_the_damage_is_for_somebody_to_mend(tmp_path: Path) -> None:
+    sink = make_sink(tmp_path)
+    for i in range(3):
+        sink.path.parent.mkdir(exist_ok=True)
+        sink.path.with_name(f"{sink.path.name}.damaged-2026010{i}T000000Z").write_bytes(b"")
+    sink.path.write_bytes(b"this is a letter, not a database" * 200)
+    with pytest.raises(RetryableError, match="remove it and what was set aside") as caught:
+        sink.open()
+    assert caught.value.is_config_fault
+    assert sink.path.exists()
+    sink.close()
+
+
+def test_a_damaged_file_costs_only_what_the_journal_keeps_no_more(tmp_path: Path) -> None:
+    log = ListLog()
+    for record in generate_records(60):
+        log.append(record)
+    log.tell()
+    sink = make_sink(tmp_path)
+    runner = SinkRunner(
+        "sql",
+        sink,
+        RunnerOptions(flush_interval_s=0, batch_rows=10, lag_age_s=1e9),
+        journal_folder=tmp_path,
+        state_folder=tmp_path,
+        log_end=log.end,
+        source=SOURCE,
+        log=log,
+    )
+    for _ in range(8):
+        runner.step()
+    written = runner.account().written
+    assert 50 < written < log.total
+    sink.close()
+    overwrite_a_page(sink.path)
+    while runner.step() == 0:
+        assert runner.account().is_exact
+    account = runner.account()
+    assert (account.written + account.filtered, account.pending) == (log.total, 0)
+    assert runner.counters()["stores_lost"] == 1
+    assert count(sink.path) == 60 * 3
+    runner.stop(1)
 
 
 def test_database_that_may_only_be_read(tmp_path: Path) -> None:
