@@ -8,7 +8,9 @@ An answer is a mapping from text or time to a number; a set of containers maps e
 - percentiles: nearest rank, where a store may round the rank up or down: the value of the rank, of the one below, of the one
   above, or anything between them, and one in a thousand; from the sketches of roll-ups 1 %, which is what they promise.
 
-A rate belongs to the time of the later of its two samples. Windows hold their beginning and not their end.
+In a store's own language a rate belongs to the time of the later of its two samples; asked through tidegauge's typed history
+it holds from one sample to the next, and a bucket has its share of it (`is_clipped`). Windows hold their beginning and not
+their end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +34,10 @@ QUESTIONS: Mapping[str, str] = {
     "alive": "7 alive in a given hour",
     "export": "8 memory of one container, 7 days",
 }
+
+
+class Refused(Exception):
+    """The store does not answer such a question; the text is what it said."""
 
 
 class Span(NamedTuple):
@@ -83,22 +89,23 @@ class Asked:
             members.setdefault(str(container.namespace), []).append(ns)
         return max(members, key=lambda name: (min(members[name]) >= 0, sum(members[name])))
 
-    def expected(self, question: str) -> Expected:
+    def expected(self, question: str, *, is_clipped: bool = False) -> Expected:
+        rates = self._clipped_rates if is_clipped else self._rates
         made: Mapping[str, Callable[[], Expected]] = {
             "last": self._last,
-            "rate": lambda: _exactly(self._rates([self.one], self.hour, MINUTE_MS)),
+            "rate": lambda: _exactly(rates([self.one], self.hour, MINUTE_MS)),
             "top": self._top,
             "p95": self._p95,
-            "namespace": lambda: _exactly(self._rates(self._members(), self.day, 5 * MINUTE_MS)),
+            "namespace": lambda: _exactly(rates(self._members(), self.day, 5 * MINUTE_MS)),
             "failures": self._failures,
             "alive": self._alive,
             "export": self._export,
         }
         return made[question]()
 
-    def differences(self, question: str, answer: Answer, relative: float = RELATIVE) -> list[str]:
+    def differences(self, question: str, answer: Answer, relative: float = RELATIVE, *, is_clipped: bool = False) -> list[str]:
         """What is wrong with an answer, in words; nothing if it is right."""
-        right = self.expected(question)
+        right = self.expected(question, is_clipped=is_clipped)
         if set(answer) != set(right.low):
             missing, more = sorted(set(right.low) - set(answer), key=str), sorted(set(answer) - set(right.low), key=str)
             return [f"{question}: {len(missing)} missing, as {missing[:3]}; {len(more)} too many, as {more[:3]}"]
@@ -135,6 +142,18 @@ class Asked:
             for begin in np.unique(bucket[has_pair[i]]).tolist():
                 is_in = has_pair[i] & (bucket == begin)
                 out[begin] = out.get(begin, 0.0) + float(used[i, is_in].sum() / passed[i, is_in].sum() / 1e6)
+        return out
+
+    def _clipped_rates(self, members: Sequence[int], span: Span, bucket_ms: int) -> dict[str | int, float]:
+        """The same for counters that rise evenly from sample to sample: the rate over what is known of each bucket."""
+        out: dict[str | int, float] = {}
+        for i in members:
+            ts, used = self._ts[i, self._is_alive[i]], self._values["cpu_usage_ns"][i, self._is_alive[i]]
+            for begin in range(span.from_ms, span.to_ms, bucket_ms):
+                low, high = max(begin, int(ts[0])), min(begin + bucket_ms, int(ts[-1]))
+                if low < high:
+                    rise = np.interp(high, ts, used - used[0]) - np.interp(low, ts, used - used[0])
+                    out[begin] = out.get(begin, 0.0) + float(rise) / (high - low) / 1e6
         return out
 
     def _members(self) -> list[int]:

@@ -3,27 +3,28 @@
 import contextlib
 import json
 import os
+import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-import sqlalchemy as sa
+import psutil
 import urllib3
-from tests.servers import Influxd, StoreServer, VictoriaMetrics
+from tests.servers import Influxd, PostgresServer, StoreServer, VictoriaMetrics
 
-from bench.questions import DAY_MS, HOUR_MS, MINUTE_MS, Answer, Asked, Span
-from tidegauge.pipeline.plugin import Sink
+from bench.questions import DAY_MS, HOUR_MS, MINUTE_MS, Answer, Asked, Refused, Span
+from bench.sql_questions import TABLES, VIEWS
+from bench.typed import TYPED
+from tidegauge.pipeline.plugin import KeepsHistory, Sink
 from tidegauge.pipeline.records import Record
 from tidegauge.sinks.influxdb import InfluxdbConfig, InfluxdbSink
+from tidegauge.sinks.sql.database import open_database
+from tidegauge.sinks.sql.migrate import upgrade
 from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-
-
-class Refused(Exception):
-    """The store does not answer such a question; the text is what it said."""
 
 
 class Loaded(NamedTuple):
@@ -42,6 +43,8 @@ class Store:
     """One store: `load` it once, then `ask`. A context manager that starts and ends its server."""
 
     name: str
+    ways: Mapping[str, str] = {"own": ""}
+    """How it can be asked, and what that is called: `own` language, for SQL `views`, `typed` history."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,20 +80,28 @@ class Store:
         """What the store takes on the disk."""
         raise NotImplementedError
 
-    def ask(self, question: str, asked: Asked) -> Answer:
-        """The answer in the form of `bench.questions`. Refused if the store gives none."""
-        answer: Answer = getattr(self, f"_{question}")(asked)
+    def ask(self, question: str, asked: Asked, way: str = "own") -> Answer:
+        """The answer in the form of `bench.questions`. `way` is one of `ways`. Refused if the store gives none."""
+        answer: Answer = getattr(self, f"_{question}")(asked) if way == "own" else self._by_type(question, asked)
         return answer
 
-    def latency_ms(self, question: str, asked: Asked, budget_s: float = 15.0) -> tuple[float, ...]:
-        """Times of warm runs: seven, or as many as fit into the budget, at least three."""
+    def check(self, question: str, asked: Asked, way: str = "own") -> list[str]:
+        """What is wrong with the answer, in words; nothing if it is right."""
+        return asked.differences(question, self.ask(question, asked, way), is_clipped=way == "typed")
+
+    def latency_ms(self, question: str, asked: Asked, way: str = "own", budget_s: float = 15.0) -> tuple[float, ...]:
+        """Times of runs after another: seven, or as many as fit into the budget, at least one."""
         times: list[float] = []
-        self.ask(question, asked)
-        while len(times) < 3 or (len(times) < 7 and sum(times) < 1000 * budget_s):
+        while not times or (len(times) < 7 and sum(times) < 1000 * budget_s):
             start = time.perf_counter()
-            self.ask(question, asked)
+            self.ask(question, asked, way)
             times.append(1000 * (time.perf_counter() - start))
         return tuple(times)
+
+    def _by_type(self, question: str, asked: Asked) -> Answer:
+        if not isinstance(self._sink, KeepsHistory):
+            raise Refused(f"{self.name} has no typed history")
+        return TYPED[question](self._sink.history(), asked)
 
     def _start(self) -> None:
         raise NotImplementedError
@@ -112,93 +123,22 @@ class Store:
     _sink: Sink
 
 
+_TYPED = "by tidegauge's typed history"
+
+
 class SqlStore(Store):
-    """The eight questions in SQL on the tables of raw samples; `?` stands for a parameter."""
+    """A database that is asked in SQL, over a connection that can only read."""
 
-    def _rows(self, sql: str, *parameters: object) -> Sequence[tuple[Any, ...]]:
-        raise NotImplementedError
+    ways = {"own": "in SQL on tables", "views": "in SQL on views", "typed": _TYPED}
 
-    _P95 = """
-    WITH r AS (SELECT container, (cpu_usage_ns - lag(cpu_usage_ns) OVER w) / 1e6 / (ts_ms - lag(ts_ms) OVER w) AS cores
-               FROM sample WHERE ts_ms >= ? AND ts_ms < ? WINDOW w AS (PARTITION BY container ORDER BY ts_ms)),
-    ranked AS (SELECT container, cores, row_number() OVER (PARTITION BY container ORDER BY cores) AS place,
-               count(*) OVER (PARTITION BY container) AS many FROM r WHERE cores IS NOT NULL)
-    SELECT path, cores FROM ranked JOIN container ON id = container WHERE place = (95 * many + 99) / 100
-    """
-
-    def _last(self, asked: Asked) -> Answer:
-        return _pairs(
-            self._rows(
-                # CROSS JOIN keeps SQLite from reading all of `sample` to look its rows up in the other table
-                "SELECT path, memory_working_set_bytes FROM container JOIN container_span p ON p.container = id "
-                "CROSS JOIN sample s WHERE s.container = p.container AND s.ts_ms = p.last_ms"
-            )
-        )
-
-    def _rate(self, asked: Asked) -> Answer:
-        sql = """
-        WITH r AS (SELECT ts_ms, cpu_usage_ns - lag(cpu_usage_ns) OVER w AS used, ts_ms - lag(ts_ms) OVER w AS passed
-                   FROM sample WHERE container = (SELECT id FROM container WHERE path = ?) AND ts_ms >= ? AND ts_ms < ?
-                   WINDOW w AS (ORDER BY ts_ms))
-        SELECT ts_ms - ts_ms % 60000, sum(used) / 1e6 / sum(passed) FROM r WHERE ts_ms >= ? GROUP BY 1 ORDER BY 1
-        """
-        hour = asked.hour
-        return _pairs(self._rows(sql, asked.path, hour.from_ms - asked.lead_ms, hour.to_ms, hour.from_ms))
-
-    def _top(self, asked: Asked) -> Answer:
-        sql = """
-        SELECT path, mean FROM (SELECT container, avg(memory_working_set_bytes) AS mean FROM sample
-                                WHERE ts_ms >= ? AND ts_ms < ? GROUP BY container ORDER BY 2 DESC LIMIT 10) AS ten
-        JOIN container ON id = container ORDER BY mean DESC
-        """
-        return _pairs(self._rows(sql, *asked.day))
-
-    def _p95(self, asked: Asked) -> Answer:
-        return _pairs(self._rows(self._P95, *asked.whole))
-
-    def _namespace(self, asked: Asked) -> Answer:
-        sql = """
-        WITH r AS (SELECT s.container, ts_ms, cpu_usage_ns - lag(cpu_usage_ns) OVER w AS used,
-                          ts_ms - lag(ts_ms) OVER w AS passed FROM sample s WHERE ts_ms >= ? AND ts_ms < ?
-                   AND s.container IN (SELECT container FROM container_metadata WHERE namespace = ?)
-                   WINDOW w AS (PARTITION BY s.container ORDER BY ts_ms)),
-        each AS (SELECT ts_ms - ts_ms % 300000 AS bucket, sum(used) / 1e6 / sum(passed) AS cores
-                 FROM r WHERE ts_ms >= ? AND used IS NOT NULL GROUP BY container, 1)
-        SELECT bucket, sum(cores) FROM each GROUP BY 1 ORDER BY 1
-        """
-        day = asked.day
-        return _pairs(self._rows(sql, day.from_ms - asked.lead_ms, day.to_ms, asked.namespace, day.from_ms))
-
-    def _failures(self, asked: Asked) -> Answer:
-        sql = """
-        SELECT path FROM container JOIN (SELECT container FROM sample WHERE ts_ms >= ? AND ts_ms < ? GROUP BY container
-            HAVING max(memory_failures) > min(memory_failures) OR max(memory_oom_kills) > min(memory_oom_kills)) AS rose
-        ON container = id
-        """
-        return _set(self._rows(sql, *asked.day))
-
-    def _alive(self, asked: Asked) -> Answer:
-        hour = asked.alive_hour
-        sql = "SELECT path FROM container JOIN container_span ON container = id WHERE first_ms < ? AND last_ms >= ?"
-        return _set(self._rows(sql, hour.to_ms, hour.from_ms))
-
-    def _export(self, asked: Asked) -> Answer:
-        sql = """
-        SELECT ts_ms, memory_working_set_bytes FROM sample WHERE container = (SELECT id FROM container WHERE path = ?)
-        AND ts_ms >= ? AND ts_ms < ? ORDER BY ts_ms
-        """
-        return _pairs(self._rows(sql, asked.path, *asked.whole))
-
-
-class SqliteStore(SqlStore):
-    name = "SQLite"
-
-    def _start(self) -> None:
-        self.folder.mkdir(parents=True)
-        self.path = self.folder / "store.db"
-        self.config = SqlConfig(url=f"sqlite:///{self.path}", retention_s=0, retention_bytes=0)
-        self._sink = self._opened(SqlSink(self.config))
-        engine = sa.create_engine(f"sqlite:///{self.path}")
+    def _begin(self, config: SqlConfig) -> None:
+        """Makes the schema and opens sink and connection."""
+        database = open_database(config.url, busy_timeout_s=30, password=config.password)
+        upgrade(database)
+        sink = SqlSink(config)
+        self._exit.callback(sink.history().close)
+        self._sink = self._opened(sink)
+        engine = database.reading_engine()
         self._exit.callback(engine.dispose)
         self._conn = self._exit.enter_context(engine.connect())
 
@@ -207,9 +147,56 @@ class SqliteStore(SqlStore):
         self._conn.rollback()
         return [tuple(row) for row in found]
 
+    def ask(self, question: str, asked: Asked, way: str = "own") -> Answer:
+        if way == "typed":
+            return super().ask(question, asked, way)
+        sql, parameters = (VIEWS if way == "views" else TABLES)[question]
+        rows = self._rows(sql, *parameters(asked))
+        return _set(rows) if question in ("failures", "alive") else _pairs(rows)
+
+
+class SqliteStore(SqlStore):
+    name = "SQLite"
+
+    def _start(self) -> None:
+        self.folder.mkdir(parents=True)
+        self.path = self.folder / "store.db"
+        self._begin(SqlConfig(url=f"sqlite:///{self.path}", retention_s=0, retention_bytes=0))
+
     def size_bytes(self) -> int:
-        self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Once all is in the file itself."""
+        with contextlib.closing(sqlite3.connect(self.path)) as conn:
+            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return self.path.stat().st_size
+
+
+class PostgresStore(SqlStore):
+    """A server that syncs as one in service does, with half a GiB for pages."""
+
+    name = "PostgreSQL"
+
+    def _start(self) -> None:
+        settings = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "512MB", "max_wal_size": "1GB"}
+        self._server = self._exit.enter_context(PostgresServer(**settings))
+        self._begin(SqlConfig(url=self._server.url(), password=self._server.password, retention_s=0))
+        self._empty_bytes = 0
+        self._empty_bytes = self.size_bytes()
+
+    def _server_s(self) -> float:
+        """Of all its processes; those that have ended are in the time of the first one."""
+        first = psutil.Process(self._server.pid)
+        return sum(_cpu_s(p.pid) for p in (first, *first.children()))
+
+    def _flush(self) -> None:
+        """Statistics for the planner, which come of themselves within minutes, and the visibility of rows."""
+        self._server.sql("VACUUM ANALYZE")
+
+    def _settle(self) -> None:
+        self._server.sql("CHECKPOINT")
+
+    def size_bytes(self) -> int:
+        """Without what an empty database takes."""
+        return int(self._rows("SELECT pg_database_size(current_database())")[0][0]) - self._empty_bytes
 
 
 class _QuickInfluxd(Influxd):
@@ -267,6 +254,7 @@ class InfluxdbStore(_HttpStore):
     """InfluxDB 1.x in InfluxQL."""
 
     name = "InfluxDB"
+    ways = {"own": "in InfluxQL", "typed": _TYPED}
     _data = "."
 
     def _made(self) -> StoreServer:
@@ -343,6 +331,7 @@ class VictoriaMetricsStore(_HttpStore):
     """VictoriaMetrics in MetricsQL; its cache of answers is off."""
 
     name = "VictoriaMetrics"
+    ways = {"own": "in MetricsQL"}
     _data = "data"
 
     def _made(self) -> StoreServer:
@@ -400,8 +389,9 @@ class VictoriaMetricsStore(_HttpStore):
         return {t: float(v) for line in lines for t, v in zip(line["timestamps"], line["values"], strict=True)}
 
 
-STORES: Mapping[str, Callable[[Path], Store]] = {
+STORES: Mapping[str, type[Store]] = {
     "sqlite": SqliteStore,
+    "postgresql": PostgresStore,
     "influxdb": InfluxdbStore,
     "victoriametrics": VictoriaMetricsStore,
 }
