@@ -308,8 +308,8 @@ def _number_of(key: str) -> int:
 
 
 def as_number(value: Any) -> Value:
-    """A value of the table `custom`. PostgreSQL gives a Decimal, whose scale tells a float from an integer."""
+    """A value of the table `custom`. PostgreSQL gives a Decimal, whose scale and size tell a float from an integer."""
     if isinstance(value, Decimal):
-        return int(value) if value.as_tuple().exponent == 0 else float(value)
+        return int(value) if value.as_tuple().exponent == 0 and abs(value) < 1 << 63 else float(value)
     out: Value = value
     return out
