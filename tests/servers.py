@@ -351,7 +351,9 @@ class PostgresServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        psutil.wait_procs(backends, timeout=20)
+        end = time.monotonic() + 20
+        while any(map(_is_alive, backends)) and time.monotonic() < end:
+            time.sleep(0.01)
 
     def close(self) -> None:
         """Kills it and removes its folder; safe twice."""
@@ -368,6 +370,13 @@ class PostgresServer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_user(name: str) -> bool:

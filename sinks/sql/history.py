@@ -100,12 +100,12 @@ class SqlHistory:
 
     def points(self, instance: str, start_ms: int | None, end_ms: int | None, limit: int | None) -> Sequence[Point]:
         low, high = -MAX_INT if start_ms is None else start_ms, MAX_INT if end_ms is None else end_ms
-        left = -1 if limit is None else limit
+        left = MAX_INT if limit is None else limit
         newest_first: list[Point] = []
         with self._connected() as conn:
             for id_, first_ms, last_ms in conn.exec_driver_sql(_EPOCHS, (instance,)).all():
                 span = (max(low, first_ms), min(high, last_ms))
-                found = _points(conn, id_, *span, left if left < 0 else left - len(newest_first))
+                found = _points(conn, id_, *span, left - len(newest_first))
                 newest_first += reversed(found)
         return newest_first[::-1]
 
@@ -133,7 +133,7 @@ class SqlHistory:
 
 
 def _points(conn: sa.Connection, id_: int, low: int, high: int, limit: int) -> list[Point]:
-    """Points of one container of the store, oldest first; the newest `limit` of them, all if it is negative."""
+    """Points of one container of the store, oldest first; the newest `limit` of them."""
     sql = "SELECT * FROM sample WHERE ts_ms BETWEEN ? AND ? AND container = ? ORDER BY ts_ms DESC LIMIT ?"
     newest_first = _rows(conn, sql, low, high, id_, limit)
     if not newest_first:

@@ -55,7 +55,7 @@ class PostgresqlWriter:
 
     def _prepare(self, insert: Insert) -> "_Statements":
         table = insert.table
-        types: dict[str, int] = dict(self._conn.exec_driver_sql(_TYPES, (table,)).tuples().all())
+        types = {row[0]: row[1] for row in self._conn.exec_driver_sql(_TYPES, (table,))}
         self._conn.exec_driver_sql(
             f'CREATE TEMPORARY TABLE IF NOT EXISTS {_stage(table)} (LIKE "{table}") ON COMMIT DELETE ROWS'
         )
