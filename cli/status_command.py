@@ -42,12 +42,12 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(config: Config, method: str, path: str, body: bytes | None = None) -> bytes:
-    """Body of the answer. TidegaugeError if nobody answers, or with the answer's text if it is no success."""
+def ask(config: Config, method: str, path: str, body: bytes | None = None, silence_s: float = 10) -> bytes:
+    """Body of the answer. TidegaugeError if nobody answers in time, or with the answer's text if it is no success."""
     where = socket_path(config)
     if where is None:
         raise TidegaugeError("http.socket is switched off, so the running tidegauge cannot be asked")
-    connection = _UnixConnection(where)
+    connection = _UnixConnection(where, silence_s)
     try:
         connection.request(method, path, body)
         response = connection.getresponse()

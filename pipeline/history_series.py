@@ -27,8 +27,8 @@ from tidegauge.pipeline.sketch import Sketch
 
 SLOW_SILENCE_MS = 600_000
 """Beyond the silence of samples: what slow collectors read is in some samples only, and may be that much older."""
-_EACH_SAMPLE = ("sample", "sample_host", "network", "disk_io", "percpu", "host_cpu", "host_disk")
-"""Tables that every sample has, but closing ones."""
+_EACH_SAMPLE = ("sample", "sample_host", "network", "disk_io", "percpu", "host_cpu", "host_disk", "filesystem")
+"""Tables that nearly every sample has, but closing ones."""
 
 
 class Point(msgspec.Struct, frozen=True):

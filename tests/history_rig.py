@@ -322,7 +322,7 @@ class Oracle:
                 at.setdefault(r[0], {})[name] = r
         gaps = self._reader.gaps([c], 0, 10**15)[c.key]
         times = sorted(at)
-        silence_ms = c.silence_ms + (0 if metric.table in ("sample", "network") else 600_000)
+        silence_ms = c.silence_ms + (0 if metric.table in ("sample", "network", "filesystem") else 600_000)
         carried: dict[int, float | None] = {}
         previous: int | None = None
         for t in times:
