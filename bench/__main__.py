@@ -1,6 +1,6 @@
 """`python -m bench`: every bench in turn, as one Markdown report beside the goals.
 
-python -m bench                         all of it, about half an hour, ten minutes of it churn
+python -m bench                         all of it, about an hour, ten minutes of it churn
 python -m bench --only collect,encode   some of it
 python -m bench --write                 also puts what was measured into docs/performance.md
 """
@@ -14,7 +14,20 @@ from pathlib import Path
 
 from bench.report import Section, machine, markdown
 
-BENCHES = ("collect", "program", "parts", "encode", "sql", "journal", "fanout", "exposition", "load", "churn", "history")
+BENCHES = (
+    "collect",
+    "program",
+    "parts",
+    "encode",
+    "sql",
+    "journal",
+    "fanout",
+    "exposition",
+    "load",
+    "churn",
+    "history",
+    "retention",
+)
 PAGE = Path(__file__).parent.parent / "docs/performance.md"
 
 
