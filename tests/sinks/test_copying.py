@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
-from tests.servers import Influxd, need_influxd
+from tests.servers import Influxd, PostgresServer, need_influxd
+from tests.sinks.databases import Postgresql
 
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, METRICS, SCALAR_TABLES
 from tidegauge.pipeline.copying import SLICE_MS, Copied, Job, RecordSource, copy
@@ -351,3 +352,27 @@ def test_influxdb_gets_what_the_journal_would_have_given_it(tmp_path: Path) -> N
             ]
             assert found[0], measurement
             assert found[1] == found[0], measurement
+
+
+@pytest.mark.integration
+def test_through_postgresql_and_back(store: Path, tmp_path: Path, postgres: PostgresServer) -> None:
+    middle = Postgresql(postgres).sink(tmp_path, retention_s=0)
+    assert run(TableRecords(tables_of(store)), middle, tmp_path / "copies").is_whole
+    source = middle.records()
+    copied = run(source, sink_at(tmp_path / "to.db"), tmp_path / "copies")
+    source.close()
+    assert copied.is_whole
+    there, here = rows_of(tmp_path / "to.db"), rows_of(store)
+    for table in here:
+        assert there[table] == here[table], table
+
+
+def test_duckdb_asks_the_files_as_the_page_says(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(tables_of(store), tmp_path / "archive", 0, START_MS * 2, lambda ms: None)
+    page = (Path(__file__).parents[2] / "docs" / "copying.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0].replace("/backup/tidegauge", str(tmp_path / "archive"))
+    exec(code, {})
+    conn = sqlite3.connect(store)
+    most = conn.execute("SELECT max(memory_working_set_bytes) / 1048576.0 FROM sample").fetchone()[0]
+    assert str(most) in capsys.readouterr().out.replace(" ", "")
+    conn.close()
