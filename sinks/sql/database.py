@@ -56,6 +56,10 @@ class Database(Protocol):
         """Keeps other migrations out, and writers of the tables that are there, until the end of the transaction."""
         ...
 
+    def make_ahead(self, conn: sa.Connection, now_ms: int) -> None:
+        """Makes what rows of tomorrow will need, in a transaction of its own."""
+        ...
+
     def used_bytes(self, conn: sa.Connection, tables: Collection[str]) -> int:
         """Bytes that these tables take, as far as deleting rows would give them back for others."""
         ...

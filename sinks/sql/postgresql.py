@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from tidegauge.pipeline.errors import ConfigError, PermanentError, RetryableError, SinkError
 from tidegauge.pipeline.records import MAX_INT
+from tidegauge.sinks.sql.partitions import make_ahead
 from tidegauge.sinks.sql.postgresql_writer import PostgresqlWriter
 
 LOCK = 0x7469646567617567
@@ -112,6 +113,9 @@ class PostgresqlDatabase:
         conn.exec_driver_sql("SELECT pg_advisory_xact_lock(?)", (LOCK,))
         if conn.exec_driver_sql("SELECT to_regclass('writer') IS NOT NULL").scalar():
             conn.exec_driver_sql("LOCK TABLE writer IN ACCESS EXCLUSIVE MODE")
+
+    def make_ahead(self, conn: sa.Connection, now_ms: int) -> None:
+        make_ahead(conn, LOCK, now_ms)
 
     def used_bytes(self, conn: sa.Connection, tables: Collection[str]) -> int:
         """With indexes, as they lie on the disk."""

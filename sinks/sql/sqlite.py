@@ -73,6 +73,9 @@ class SqliteDatabase:
     def lock_schema(self, conn: sa.Connection) -> None:
         """Nothing to do: the transaction has the write lock."""
 
+    def make_ahead(self, conn: sa.Connection, now_ms: int) -> None:
+        """Nothing to do: rows need no partition."""
+
     def used_bytes(self, conn: sa.Connection, tables: Collection[str]) -> int:
         """Of the whole file: its pages in use. The file itself never shrinks in service: freed pages are used again."""
         pages, free, size = (conn.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in _SIZE_PRAGMAS)
