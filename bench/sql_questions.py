@@ -1,4 +1,4 @@
-"""The questions in SQL, for SQLite and PostgreSQL alike: on the tables of raw samples, and on the views for people.
+"""The questions in SQL, for SQLite, PostgreSQL and DuckDB alike: on the tables of raw samples, and on the views for people.
 
 `?` stands for a parameter.
 """
@@ -42,7 +42,8 @@ TABLES: InSql = {
                    FROM sample WHERE ts_ms >= ? AND ts_ms < ? WINDOW w AS (PARTITION BY container ORDER BY ts_ms)),
         ranked AS (SELECT container, cores, row_number() OVER (PARTITION BY container ORDER BY cores) AS place,
                    count(*) OVER (PARTITION BY container) AS many FROM r WHERE cores IS NOT NULL)
-        SELECT path, cores FROM ranked JOIN container ON id = container WHERE place = (95 * many + 99) / 100
+        SELECT path, cores FROM ranked JOIN container ON id = container
+        WHERE 100 * place >= 95 * many AND 100 * place < 95 * many + 100
         """,
         lambda asked: asked.whole,
     ),
@@ -101,7 +102,7 @@ VIEWS: InSql = {
             SELECT path, cpu_cores, row_number() OVER (PARTITION BY path ORDER BY cpu_cores) AS place,
                 count(*) OVER (PARTITION BY path) AS many
             FROM cpu WHERE cpu_cores IS NOT NULL AND ts_ms >= ? AND ts_ms < ?) AS ranked
-        WHERE place = (95 * many + 99) / 100
+        WHERE 100 * place >= 95 * many AND 100 * place < 95 * many + 100
         """,
         lambda asked: asked.whole,
     ),

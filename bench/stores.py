@@ -17,13 +17,16 @@ from tests.servers import Influxd, PostgresServer, StoreServer, VictoriaMetrics
 from bench.questions import DAY_MS, HOUR_MS, MINUTE_MS, Answer, Asked, Refused, Span
 from bench.sql_questions import TABLES, VIEWS
 from bench.typed import TYPED
-from tidegauge.pipeline.plugin import KeepsHistory, Sink
-from tidegauge.pipeline.records import Record
+from tidegauge.pipeline.plugin import KeepsHistory, Maintained, Sink
+from tidegauge.pipeline.records import MAX_INT, Batch, Record
 from tidegauge.sinks.influxdb import InfluxdbConfig, InfluxdbSink
 from tidegauge.sinks.sql.database import open_database
 from tidegauge.sinks.sql.migrate import upgrade
+from tidegauge.sinks.sql.parquet import export, views
 from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
 
+IDLE_S = 60.0
+"""How often a sink is maintained that has no work left."""
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -33,6 +36,8 @@ class Loaded(NamedTuple):
     wall_s: float
     client_s: float
     """CPU time of this process in `write`."""
+    upkeep_s: float
+    """CPU time of this process in `maintain`, which makes the roll-ups."""
     server_s: float
     """CPU time of the server meanwhile and until it had settled; 0 where there is none."""
     written_bytes: int
@@ -64,17 +69,27 @@ class Store:
     def load(self, writes: Iterable[Sequence[Record]], *, is_settled: bool = True) -> Loaded:
         """Writes all of it, one call of the sink's `write` each, as the runner does. `is_settled`: waits for the store's own
         work on it, which can then be asked about in any case."""
-        sink, server_s, written = self._sink, self._server_s(), _written_bytes()
-        wall_s = client_s = 0.0
+        server_s, written = self._server_s(), _written_bytes()
+        wall_s = client_s = upkeep_s = 0.0
+        due_ms = 0
         for records in writes:
             cpu, wall = time.process_time(), time.perf_counter()
-            sink.write(records)
+            self._sink.write(records)
             client_s += time.process_time() - cpu
             wall_s += time.perf_counter() - wall
+            now_ms = max((r.samples[-1].ts_ms for r in records if isinstance(r, Batch)), default=0)
+            if now_ms >= due_ms:
+                cpu = time.process_time()
+                due_ms = now_ms + self._maintain(now_ms)
+                upkeep_s += time.process_time() - cpu
+        cpu = time.process_time()
+        while self._maintain(due_ms) < 1000 * IDLE_S:
+            pass
+        upkeep_s += time.process_time() - cpu
         self._flush()
         if is_settled:
             self._settle()
-        return Loaded(wall_s, client_s, self._server_s() - server_s, _written_bytes() - written)
+        return Loaded(wall_s, client_s, upkeep_s, self._server_s() - server_s, _written_bytes() - written)
 
     def size_bytes(self) -> int:
         """What the store takes on the disk."""
@@ -113,6 +128,13 @@ class Store:
 
     def _server_s(self) -> float:
         return 0.0
+
+    def _maintain(self, now_ms: int) -> int:
+        """What the runner has the sink do between two writes; ms until it is asked for again."""
+        if not isinstance(self._sink, Maintained):
+            return round(1000 * IDLE_S)
+        self._sink.maintain(now_ms, lambda: False)
+        return round(1000 * self._sink.maintenance_interval_s)
 
     def _flush(self) -> None:
         """Makes what was written answer questions, where that takes a while."""
@@ -161,13 +183,45 @@ class SqliteStore(SqlStore):
     def _start(self) -> None:
         self.folder.mkdir(parents=True)
         self.path = self.folder / "store.db"
-        self._begin(SqlConfig(url=f"sqlite:///{self.path}", retention_s=0, retention_bytes=0))
+        self.config = SqlConfig(url=f"sqlite:///{self.path}", retention_s=0, retention_bytes=0)
+        self._begin(self.config)
 
     def size_bytes(self) -> int:
         """Once all is in the file itself."""
         with contextlib.closing(sqlite3.connect(self.path)) as conn:
             conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return self.path.stat().st_size
+
+
+class ParquetStore(SqlStore):
+    """What `tidegauge export` makes of a SQLite file, asked through DuckDB."""
+
+    name = "Parquet"
+    ways = {"own": "in SQL by DuckDB"}
+
+    def _start(self) -> None:
+        import duckdb
+
+        self._source = SqliteStore(self.folder / "sqlite")
+        self._exit.enter_context(self._source)
+        self._duckdb = self._exit.enter_context(duckdb.connect())
+
+    def load(self, writes: Iterable[Sequence[Record]], *, is_settled: bool = True) -> Loaded:
+        """Costs of the export alone."""
+        self._source.load(writes, is_settled=is_settled)
+        written, cpu, wall = _written_bytes(), time.process_time(), time.perf_counter()
+        with contextlib.closing(SqlSink(self._source.config).tables()) as tables:
+            export(tables, self.folder / "files", 0, MAX_INT, lambda at_ms: None)
+        loaded = Loaded(time.perf_counter() - wall, time.process_time() - cpu, 0.0, 0.0, _written_bytes() - written)
+        for table, files in views(self.folder / "files"):
+            self._duckdb.execute(f"CREATE VIEW {table} AS SELECT * FROM '{files}'")
+        return loaded
+
+    def _rows(self, sql: str, *parameters: object) -> Sequence[tuple[Any, ...]]:
+        return list(self._duckdb.execute(sql, parameters).fetchall())
+
+    def size_bytes(self) -> int:
+        return sum(file.stat().st_size for file in (self.folder / "files").rglob("*.parquet"))
 
 
 class PostgresStore(SqlStore):
@@ -391,6 +445,7 @@ class VictoriaMetricsStore(_HttpStore):
 
 STORES: Mapping[str, type[Store]] = {
     "sqlite": SqliteStore,
+    "parquet": ParquetStore,
     "postgresql": PostgresStore,
     "influxdb": InfluxdbStore,
     "victoriametrics": VictoriaMetricsStore,

@@ -1,4 +1,4 @@
-"""The eight questions of `python -m bench --only history`, over six hours, on each real store, against numpy."""
+"""The eight questions of `python -m bench --only history`, over three hours, on each real store, against numpy."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,11 +13,12 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 NEEDS: Mapping[str, Callable[[], None]] = {
     "sqlite": lambda: None,
+    "parquet": lambda: None,
     "postgresql": need_postgres,
     "influxdb": need_influxd,
     "victoriametrics": need_victoria_metrics,
 }
-HISTORY = History(days=0.25)
+HISTORY = History(days=0.125)
 
 
 @pytest.fixture(scope="module")
