@@ -4,7 +4,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from tidegauge.sinks.sql.database import open_database
-from tidegauge.sinks.sql.tables import metadata
+from tidegauge.sinks.sql.tables_rollup import metadata
 
 
 def migrate(connection: Connection) -> None:

@@ -44,6 +44,9 @@ class Sketch:
         for place, weight in other._bins.items():
             bins[place] = bins.get(place, 0) + weight
 
+    def __bool__(self) -> bool:
+        return bool(self._bins)
+
     @property
     def weight(self) -> int:
         return sum(self._bins.values())

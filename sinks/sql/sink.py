@@ -17,16 +17,21 @@ import sqlalchemy as sa
 
 from tidegauge.pipeline.errors import ConfigError, RetryableError, SinkError, StoreLostError
 from tidegauge.pipeline.records import Batch, Container, End, Event, Gap, Record, Schema
-from tidegauge.sinks.sql import retention
+from tidegauge.sinks.sql import retention, rollup
 from tidegauge.sinks.sql.database import DamagedError, columns, open_database, revision
 from tidegauge.sinks.sql.history import SqlHistory
+from tidegauge.sinks.sql.retention import Resolution, Retention
+from tidegauge.sinks.sql.rollup import Rollup
 from tidegauge.sinks.sql.store import Store
 from tidegauge.sinks.sql.tables import REVISION, SAMPLE_TABLES, WRITER_VERSION, metadata
+from tidegauge.sinks.sql.tables_rollup import FIVE_MINUTES_MS, HOUR_MS, rolled_tables
 
 if TYPE_CHECKING:
     from tidegauge.sinks.sql.sql_tables import SqlTables
     from tidegauge.sinks.sql.tables_source import TableRecords
 
+_SHARES_S = {0: 7 * 86400.0, FIVE_MINUTES_MS: 30 * 86400.0, HOUR_MS: 2 * 365 * 86400.0}
+"""Of what a size has room for, where a resolution is kept for ever."""
 _HISTORY_LIMIT_S = 10.0
 """How long a question to what is stored may take."""
 _EVENTS = 1_000_000
@@ -47,9 +52,13 @@ class SqlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_dir: Path = Path("/var/lib/tidegauge")
     retention_s: Annotated[float, msgspec.Meta(ge=0)] = 7 * 86400.0
     """Age at which samples, events, gaps and containers that ended are deleted; 0 keeps them."""
+    rollup_5m_retention_s: Annotated[float, msgspec.Meta(ge=0)] = 30 * 86400.0
+    """Age at which roll-ups of 5 minutes are deleted; 0 keeps them."""
+    rollup_1h_retention_s: Annotated[float, msgspec.Meta(ge=0)] = 2 * 365 * 86400.0
+    """Age at which roll-ups of an hour are deleted; 0 keeps them."""
     retention_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    """Size above which the oldest are deleted; 0 for no bound. Unset: 2 GiB for SQLite, no bound for PostgreSQL. Counts pages
-    in use, not the file, which never shrinks."""
+    """Size above which the oldest are deleted, of samples and roll-ups in proportion to their retention; 0 for no bound.
+    Unset: 2 GiB for SQLite, no bound for PostgreSQL. Counts pages in use, not the file, which never shrinks."""
     event_age_limit_s: Mapping[str, Annotated[float, msgspec.Meta(ge=0)]] = msgspec.field(default_factory=dict)
     """Age at which events are deleted before `retention_s`, by kind; `default` for all others. 0: no such bound."""
     event_limit: Mapping[str, Annotated[int, msgspec.Meta(ge=0)]] = msgspec.field(default_factory=dict)
@@ -93,6 +102,8 @@ class SqlSink:
         """Whose numbers of containers the records bear; None: those of the agent on the state folder."""
         self._agent = ""
         self._store: Store | None = None
+        self._rollup: Rollup | None = None
+        self._retention: Retention | None = None
 
     @property
     def path(self) -> Path:
@@ -190,35 +201,52 @@ class SqlSink:
             raise
 
     def maintain(self, now_ms: int, is_stopping: Callable[[], bool]) -> None:
-        """Deletes what is too old or too much, at most some 40 ms a call; the rest at the next, which is then soon."""
+        """Makes roll-ups and deletes what is too old or too much, at most some 40 ms a call; the rest at the next, soon."""
         if self._conn is None:
             return
-        config = self._config
-        most = config.retention_bytes
-        if most is None:
-            most = _FILE_BYTES if self.database.is_embedded else 0
-        bounds = retention.Bounds(now_ms - int(config.retention_s * 1000) if config.retention_s else None, most)
-        deadline = time.monotonic() + retention.BUDGET_S
+        if self._rollup is None or self._retention is None:
+            self._rollup = Rollup(self._conn, self.database, self._columns)
+            self._retention = Retention(self._conn, self.database, self._resolutions(), self._most_bytes())
+        marks = None if self._store is None else self._store.marks
+        start_s = time.monotonic()
+
+        def is_half_over() -> bool:
+            return is_stopping() or time.monotonic() >= start_s + retention.BUDGET_S / 2
 
         def is_over() -> bool:
-            return is_stopping() or time.monotonic() >= deadline
+            return is_stopping() or time.monotonic() >= start_s + retention.BUDGET_S
 
         try:
-            is_done = retention.run_events(
-                self._conn, lambda kind: self._event_bounds(kind, now_ms), is_over
-            ) and retention.run(
-                self._conn,
-                self.database,
-                [table for table in SAMPLE_TABLES if table in self._columns],
-                bounds,
-                self._store.live_ids() if self._store is not None else set(),
-                is_over,
-            )
+            is_rolled_up = self._rollup.run(now_ms, marks, is_half_over)
+            is_kept = retention.run_events(self._conn, lambda kind: self._event_bounds(kind, now_ms), is_over)
+            if is_kept and self._rollup.is_leader:
+                live = self._store.live_ids() if self._store is not None else set()
+                is_kept = self._retention.run(now_ms, live, is_over)
         except Exception as exc:
             if (error := self._meaning(exc)) is not None:
                 raise error from exc
             raise
-        self.maintenance_interval_s = retention.IDLE_S if is_done else retention.BUSY_S
+        self.maintenance_interval_s = retention.IDLE_S if is_kept else retention.BUSY_S
+        if not is_rolled_up:
+            self.maintenance_interval_s = rollup.BUSY_S
+
+    def _resolutions(self) -> list[Resolution]:
+        keep_s = {0: self._config.retention_s}
+        keep_s[FIVE_MINUTES_MS] = self._config.rollup_5m_retention_s
+        keep_s[HOUR_MS] = self._config.rollup_1h_retention_s
+        rolled = rolled_tables(self._columns)
+        tables = {width_ms: [table.name(width_ms) for table in rolled] for width_ms in (FIVE_MINUTES_MS, HOUR_MS)}
+        tables[0] = [table for table in SAMPLE_TABLES if table in self._columns]
+        return [
+            Resolution(width_ms, tables[width_ms], round(1000 * of) if of else None, round(1000 * (of or _SHARES_S[width_ms])))
+            for width_ms, of in keep_s.items()
+        ]
+
+    def _most_bytes(self) -> int:
+        most = self._config.retention_bytes
+        if most is None:
+            most = _FILE_BYTES if self.database.is_embedded else 0
+        return most
 
     def _event_bounds(self, kind: str, now_ms: int) -> retention.EventBounds:
         ages, counts = self._config.event_age_limit_s, self._config.event_limit
@@ -228,7 +256,7 @@ class SqlSink:
 
     def close(self) -> None:
         conn, self._conn = self._conn, None
-        self._store = None
+        self._store = self._rollup = self._retention = None
         if conn is not None:
             conn.close()
         self._engine.dispose()

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from tidegauge.pipeline.errors import PermanentError
 from tidegauge.pipeline.records import Batch, Container, End, Event, Gap, Record, Sample, Schema, Spec
 from tidegauge.sinks.sql.database import Writer
+from tidegauge.sinks.sql.rollup_marks import Marks
 from tidegauge.sinks.sql.rows import Columns, Insert, Plan
 from tidegauge.sinks.sql.tables import SPEC_COLUMNS, container_metadata, sql_name
 
@@ -56,6 +57,8 @@ class Store:
         """The containers of a batch with which `_known` agrees."""
         self._plans: dict[int, Plan] = {}
         self._spans: dict[int, tuple[int, int]] = {}
+        self.marks = Marks(conn)
+        """On the roll-ups that the rows change."""
         self._metrics = Insert("metric", ("name", "kind", "unit", "stored_in", "help"), 1)
         self._events = Insert("event", ("source", "row", "ts_ms", "kind", "container", "details"), 2)
         self._gaps = Insert("gap", ("source", "row", "from_ms", "to_ms", "reason", "container", "rows_lost"), 2)
@@ -95,6 +98,7 @@ class Store:
             spans.rows = sorted((id_, first, last) for id_, (first, last) in self._spans.items())
             self._writer.insert(spans)
             self._spans.clear()
+        self.marks.flush()
         return conflicts
 
     def _inserts(self) -> Iterable[Insert]:
@@ -124,6 +128,7 @@ class Store:
                         self._add_container(container)
                 ids = [self._id_of(s.container, s.ts_ms) for s in samples]
             plan.add(samples, ids)
+            self.marks.rows(samples, ids)
             for id_, s in zip(ids, samples, strict=True):
                 ts_ms = s.ts_ms
                 span = spans.get(id_)
@@ -140,6 +145,7 @@ class Store:
     def _add_container(self, c: Container) -> None:
         key = (c.source, c.instance, c.epoch, self._agent, c.number, c.host, c.path, c.boot_id, c.created_ms)
         id_ = self._conn.exec_driver_sql(_CONTAINER, key).scalar_one()
+        self.marks.container(c, id_)
         self._conn.exec_driver_sql(_METADATA, (id_, c.valid_from_ms, *_metadata_values(c)))
         self._ids[c.number] = id_
         self._known[c.number] = c
@@ -176,6 +182,7 @@ class Store:
 
     def _add_gap(self, g: Gap) -> None:
         id_ = None if g.container is None else self._id_of(g.container, g.from_ms)
+        self.marks.gap(g, id_)
         self._gaps.rows.append((g.source, g.row, g.from_ms, g.to_ms, g.reason, id_, g.rows))
 
 

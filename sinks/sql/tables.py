@@ -16,7 +16,7 @@ from tidegauge.pipeline.records import Metric, Spec
 WRITER_VERSION = 1
 """How this program writes rows. Raised when an older writer would put wrong rows into the newer tables."""
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration, stated here so that an up-to-date database is opened without importing Alembic."""
 
 _REAL_UNITS = ("seconds", "ratio", "number")

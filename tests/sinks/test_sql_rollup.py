@@ -1,0 +1,220 @@
+"""Roll-ups of the SQL store, against a computation from scratch by the definition (promise R13)."""
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tidegauge.pipeline.buckets import Bucket, buckets
+from tidegauge.pipeline.history import Reading, Span
+from tidegauge.pipeline.records import Batch, Container, Gap, Record, Sample
+from tidegauge.pipeline.testing import SOURCE, make_batch, make_container, make_sample, make_schema
+from tidegauge.sinks.sql import retention
+from tidegauge.sinks.sql.rollup_rows import partial_of
+from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
+from tidegauge.sinks.sql.tables_rollup import FIVE_MINUTES_MS, HOUR_MS, RolledTable, rolled_tables
+
+START_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS
+NAMES = ("cpu_usage_ns", "memory_working_set_bytes", "memory_page_faults", "pids_current")
+SCHEMA = make_schema(NAMES, ("network",))
+TABLES = [t for t in rolled_tables() if t.table in ("sample", "network")]
+
+
+def never() -> bool:
+    return False
+
+
+def roll_up(sink: SqlSink, now_ms: int) -> None:
+    """Maintains until nothing is due. The first call still waits for rows to come, if there were any since the one before."""
+    sink.maintain(now_ms, never)
+    for _ in range(2000):
+        sink.maintain(now_ms, never)
+        if sink.maintenance_interval_s == retention.IDLE_S:
+            return
+    raise AssertionError("it never ends")
+
+
+def ask(sink: SqlSink, sql: str) -> list[tuple[Any, ...]]:
+    engine = sink.database.reading_engine()
+    try:
+        with engine.connect() as conn:
+            return [tuple(row) for row in conn.execute(sa.text(sql))]
+    finally:
+        engine.dispose()
+
+
+def stored(sink: SqlSink, table: RolledTable, width_ms: int) -> dict[tuple[Any, ...], dict[str, dict[str, Any]]]:
+    """(instance of the container, epoch, time, interface) -> metric -> what the roll-up says of it."""
+    label = "''" if table.label is None else f"r.{table.label}"
+    columns = ", ".join(f"r.{name}" for name in table.value_names)
+    out = {}
+    whose = "c.instance, c.epoch, r.ts_ms"
+    join = "JOIN container c ON c.id = r.container"
+    for instance, epoch, ts_ms, of_it, *values in ask(
+        sink, f"SELECT {whose}, {label}, {columns} FROM {table.name(width_ms)} r {join}"
+    ):
+        head, left = values[:3], iter(values[3:])
+        partial = partial_of(head[2])
+        row: dict[str, dict[str, Any]] = {}
+        for column in table.columns:
+            own = {part: next(left) for part in column.parts}
+            own["count"], own["covered_ms"] = partial.get(column.metric.name, (head[0], head[1]))
+            if own["last"] is not None:
+                row[column.metric.name] = own
+        out[instance, epoch, ts_ms, of_it] = row
+    return out
+
+
+def told(bucket: Bucket, parts: Sequence[str]) -> dict[str, Any]:
+    own = {part: getattr(bucket, part) for part in parts}
+    if "sketch" in own:
+        assert bucket.sketch is not None
+        own["sketch"] = bucket.sketch.encode() if bucket.sketch else None
+    return own | {"count": bucket.count, "covered_ms": bucket.covered_ms}
+
+
+def from_scratch(
+    samples: Sequence[Sample], containers: Mapping[int, Container], gaps: Sequence[Gap], table: RolledTable, width_ms: int
+) -> dict[tuple[Any, ...], dict[str, dict[str, Any]]]:
+    """What `stored` is to say, by the definition alone, of records in any order."""
+    out: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for number, c in containers.items():
+        silence_ms = round(1000 * (c.max_interval_s + c.base_interval_s))
+        spans: list[Span] = [(g.from_ms, g.to_ms) for g in gaps if g.container in (None, number)]
+        own = sorted({s.ts_ms: s for s in samples if s.container == number}.values(), key=lambda s: s.ts_ms)
+        if not own:
+            continue
+        start, end = own[0].ts_ms // HOUR_MS * HOUR_MS, (own[-1].ts_ms // HOUR_MS + 1) * HOUR_MS
+        for place, column in enumerate(table.columns):
+            name = column.metric.name
+            if table.label is None:
+                if name not in SCHEMA.names:
+                    continue
+                value = SCHEMA.names.index(name)
+                by_label: dict[str, list[Reading]] = {"": [(s.ts_ms, s.is_closing, s.values[value]) for s in own]}
+            else:
+                by_label = {}
+                for s in own:
+                    for row in (s.tables[0] if s.tables else None) or ():
+                        by_label.setdefault(str(row[0]), []).append((s.ts_ms, False, row[place + 1]))  # type: ignore[arg-type]
+            for label, readings in by_label.items():
+                kind = column.metric.kind
+                for b in buckets(readings, kind, start, end, width_ms, spans, silence_ms, with_sketch=True):
+                    out.setdefault((c.instance, c.epoch, b.start_ms, label), {})[name] = told(b, column.parts)
+    return out
+
+
+def check(sink: SqlSink, samples: Sequence[Sample], containers: Mapping[int, Container], gaps: Sequence[Gap]) -> None:
+    for table in TABLES:
+        for width_ms in (FIVE_MINUTES_MS, HOUR_MS):
+            expected = from_scratch(samples, containers, gaps, table, width_ms)
+            found = stored(sink, table, width_ms)
+            assert found.keys() == expected.keys()
+            for key, metrics in expected.items():
+                assert found[key].keys() == metrics.keys()
+                for name, told_of in metrics.items():
+                    of_it = found[key][name]
+                    if told_of.get("avg") is not None:
+                        assert of_it.pop("avg") == pytest.approx(told_of.pop("avg"), rel=1e-12)
+                    assert of_it == told_of, (key, name)
+
+
+def a_history(seed: int, numbers: int = 3, hours: float = 1.6) -> tuple[list[Sample], dict[int, Container], list[Gap]]:
+    """Containers, one of them a later epoch of another, that wake, sleep, pause and lose parts; gaps between."""
+    rng = random.Random(seed)
+    containers = {n: make_container(n, base_interval_s=10.0, max_interval_s=60.0) for n in range(1, numbers + 1)}
+    containers[2] = make_container(2, containers[1].path, epoch=1, base_interval_s=10.0, max_interval_s=60.0)
+    samples: list[Sample] = []
+    gaps: list[Gap] = []
+    for number in containers:
+        ts_ms = START_MS + rng.randrange(400_000)
+        end_ms = ts_ms + rng.randrange(1000, round(hours * HOUR_MS))
+        cpu, faults, received = 10**12, 5, 10**6
+        was_closing = True
+        while ts_ms < end_ms:
+            kind = rng.random()
+            cpu += rng.choice((0, rng.randrange(10**10)))
+            faults += rng.randrange(20)
+            received += rng.randrange(10**6)
+            if kind < 0.01:
+                cpu, faults = 0, 0
+            is_closing = not was_closing and kind > 0.9
+            was_closing = is_closing
+            network = () if is_closing or rng.random() < 0.1 else ((("eth0", received, 1, 2, None, 5, 6, 7, 8),),)
+            memory = None if is_closing or rng.random() < 0.03 else rng.choice((4096, rng.randrange(1 << 40)))
+            samples.append(
+                make_sample(
+                    SCHEMA,
+                    number,
+                    ts_ms,
+                    network,
+                    is_closing=is_closing,
+                    cpu_usage_ns=cpu,
+                    memory_working_set_bytes=memory,
+                    memory_page_faults=None if is_closing else faults,
+                    pids_current=None if is_closing else rng.choice((1, 1, 1, rng.randrange(9))),
+                )
+            )
+            ts_ms += rng.choice((10_000, 10_000, 10_003, 60_000, 70_000, rng.randrange(1, 75_000)))
+            if rng.random() < 0.02:
+                ts_ms += rng.randrange(3 * FIVE_MINUTES_MS)
+    for row in range(rng.randrange(4)):
+        from_ms = START_MS + rng.randrange(round(hours * HOUR_MS))
+        of = rng.choice((None, None, *containers))
+        gaps.append(Gap(SOURCE, from_ms, from_ms + rng.randrange(200_000), "stall", of, None, row + 1))
+    return samples, containers, gaps
+
+
+def batches(samples: Sequence[Sample], containers: Mapping[int, Container], size: int) -> list[Batch]:
+    return [
+        make_batch(samples[i : i + size], containers.values(), (SCHEMA,), first_row=100 + i)
+        for i in range(0, len(samples), size)
+    ]
+
+
+NOW_MS = START_MS + 10 * HOUR_MS
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 10**6), st.sampled_from(["in order", "late", "replayed", "shuffled"]), st.integers(1, 60))
+@example(1, "in order", 40)
+@example(2, "late", 7)
+@example(3, "replayed", 20)
+@example(4, "shuffled", 3)
+def test_rollups_are_what_a_computation_from_scratch_gives(seed: int, order: str, size: int) -> None:
+    samples, containers, gaps = a_history(seed)
+    rng = random.Random(seed + 1)
+    in_time = sorted(samples, key=lambda s: s.ts_ms)
+    records: list[Record] = list(batches(in_time, containers, size))
+    if order == "late":
+        late = [s for s in in_time if rng.random() < 0.1]
+        records = [*batches([s for s in in_time if s not in late], containers, size), *batches(late, containers, 5)]
+    elif order == "replayed":
+        records += rng.sample(records, len(records) // 2)
+    elif order == "shuffled":
+        rng.shuffle(in_time)
+        records = list(batches(in_time, containers, size))
+    for gap in gaps:
+        records.insert(rng.randrange(len(records) + 1), gap)
+    with TemporaryDirectory() as folder:
+        sink = SqlSink(SqlConfig(state_dir=Path(folder), retention_s=0, retention_bytes=0))
+        sink.open()
+        sink.write(list(containers.values()))
+        for record in records:
+            sink.write([record])
+            if rng.random() < 0.2:
+                # the clock may be anywhere: what was made too early has to be made again
+                sink.maintain(START_MS + rng.randrange(4 * HOUR_MS), rng.choice((never, lambda: True)))
+            if rng.random() < 0.02:
+                sink.close()
+                sink.open()
+        roll_up(sink, NOW_MS)
+        check(sink, samples, containers, gaps)
+        assert ask(sink, "SELECT * FROM rollup_dirty") == []
+        sink.close()
