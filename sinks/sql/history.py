@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from tidegauge.pipeline.buckets import Bucket
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, SCALAR_TABLES
-from tidegauge.pipeline.history import Bounds, ContainerKey, Reading, Span, StoredContainer, StoreError, TooMuch
+from tidegauge.pipeline.history import Bounds, ContainerKey, Kept, Reading, Span, StoredContainer, StoreError, TooMuch
 from tidegauge.pipeline.machine import Machine
 from tidegauge.pipeline.plugin import Point
 from tidegauge.pipeline.records import MAX_INT, Container, Metric, Spec, Value
-from tidegauge.sinks.sql import history_series
+from tidegauge.sinks.sql import history_series, rollup_read
 from tidegauge.sinks.sql.database import Database
 from tidegauge.sinks.sql.sqlite import SqliteDatabase
 from tidegauge.sinks.sql.tables import SPEC_COLUMNS, container_metadata, metadata, sql_name
@@ -36,7 +37,7 @@ ORDER BY epoch DESC, id DESC
 
 
 class SqlHistory:
-    """A PointReader and a HistoryReader over one database. Values that are NULL are left out of points, `pairs` of containers
+    """A PointReader and a RollupReader over one database. Values that are NULL are left out of points, `pairs` of containers
     are not stored.
 
     Raises sqlalchemy.exc.DBAPIError if the database is not there or cannot be read, and where a question takes longer than
@@ -93,6 +94,28 @@ class SqlHistory:
     ) -> Mapping[ContainerKey, Sequence[Span]]:
         with self._asked() as conn:
             return history_series.gaps(conn, containers, since_ms, until_ms)
+
+    def kept(self, metric: Metric) -> Mapping[int, Kept]:
+        with self._asked() as conn:
+            return rollup_read.kept(conn, metric)
+
+    def unsettled_ms(self, containers: Sequence[StoredContainer], width_ms: int, since_ms: int, until_ms: int) -> int | None:
+        with self._asked() as conn:
+            return rollup_read.unsettled_ms(conn, containers, width_ms, since_ms, until_ms)
+
+    def rolled(
+        self,
+        containers: Sequence[StoredContainer],
+        metric: Metric,
+        width_ms: int,
+        since_ms: int,
+        until_ms: int,
+        bounds: Bounds,
+        *,
+        with_sketch: bool = False,
+    ) -> Mapping[ContainerKey, Mapping[str, Sequence[Bucket]]]:
+        with self._asked(bounds.deadline_s) as conn:
+            return rollup_read.rolled(conn, containers, metric, width_ms, since_ms, until_ms, bounds, with_sketch=with_sketch)
 
     def live_containers(self) -> Sequence[Container]:
         with self._connected() as conn:

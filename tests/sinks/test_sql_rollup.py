@@ -1,6 +1,7 @@
 """Roll-ups of the SQL store, against a computation from scratch by the definition (promise R13)."""
 
 import random
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tidegauge.pipeline.buckets import Bucket, buckets
-from tidegauge.pipeline.history import Reading, Span
+from tidegauge.pipeline.catalogue import Catalogue
+from tidegauge.pipeline.history import Bounds, Reading, RollupReader, Span, TooMuch
 from tidegauge.pipeline.records import Batch, Container, Gap, Record, Sample
 from tidegauge.pipeline.testing import SOURCE, make_batch, make_container, make_sample, make_schema
 from tidegauge.sinks.sql import retention
@@ -218,3 +220,55 @@ def test_rollups_are_what_a_computation_from_scratch_gives(seed: int, order: str
         check(sink, samples, containers, gaps)
         assert ask(sink, "SELECT * FROM rollup_dirty") == []
         sink.close()
+
+
+def test_rollups_are_read_back_as_the_buckets_of_the_definition(tmp_path: Path) -> None:
+    samples, containers, _ = a_history(5, numbers=4, hours=3)
+    sink = SqlSink(SqlConfig(state_dir=tmp_path, retention_s=0, retention_bytes=0))
+    sink.open()
+    sink.write([*containers.values(), *batches(sorted(samples, key=lambda s: s.ts_ms), containers, 200)])
+    reader = sink.history()
+    assert isinstance(reader, RollupReader)
+    found = reader.containers(0, NOW_MS)
+    first_ms = reader.unsettled_ms(found, FIVE_MINUTES_MS, 0, NOW_MS)
+    assert first_ms is not None
+    assert reader.unsettled_ms(found, HOUR_MS, 0, NOW_MS) == first_ms // HOUR_MS * HOUR_MS
+    roll_up(sink, NOW_MS)
+    assert reader.unsettled_ms(found, HOUR_MS, 0, NOW_MS) is None
+    bounds = Bounds(10**6, time.monotonic() + 60)
+    catalogue = Catalogue()
+    for name in (*NAMES, "network_receive_bytes"):
+        metric = catalogue[name]
+        has_sketch = name not in ("memory_page_faults", "pids_current")
+        kept = reader.kept(metric)
+        for width_ms in (FIVE_MINUTES_MS, HOUR_MS):
+            told_of = reader.rolled(found, metric, width_ms, 0, NOW_MS, bounds, with_sketch=has_sketch)
+            assert kept[width_ms].has_sketch == has_sketch
+            assert kept[width_ms].oldest_ms == min(b[0].start_ms for i in told_of.values() for b in i.values())
+            raw = reader.series(found, metric, 0, NOW_MS, bounds)
+            for c in found:
+                for instance, readings in raw[c.key].items():
+                    own = buckets(
+                        readings,
+                        metric.kind,
+                        *(START_MS, START_MS + 5 * HOUR_MS, width_ms),
+                        silence_ms=c.silence_ms,
+                        with_sketch=has_sketch,
+                    )
+                    shown = [
+                        (b.start_ms, b.end_ms, b.count, b.covered_ms, b.last, b.min, b.max, b.increase, b.sketch) for b in own
+                    ]
+                    buckets_of = told_of[c.key][instance]
+                    assert [
+                        (b.start_ms, b.end_ms, b.count, b.covered_ms, b.last, b.min, b.max, b.increase, b.sketch)
+                        for b in buckets_of
+                    ] == shown
+                    for one, other in zip(buckets_of, own, strict=True):
+                        assert (one.avg is None) == (other.avg is None)
+                        assert (one.avg or 0) == pytest.approx(other.avg or 0, rel=1e-12)
+                        assert one.per_s == other.per_s
+    assert reader.kept(catalogue["tcp_established"]) == {}
+    with pytest.raises(TooMuch, match="more than 3 rows"):
+        reader.rolled(found, catalogue["cpu_usage_ns"], FIVE_MINUTES_MS, 0, NOW_MS, bounds._replace(rows=3))
+    sink.close()
+    reader.close()
