@@ -8,7 +8,14 @@ from tidegauge.sinks.sql.tables_rollup import metadata
 
 
 def migrate(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=metadata, transactional_ddl=True, compare_type=True)
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        transactional_ddl=True,
+        compare_type=True,
+        # Partitions of PostgreSQL are tables too, and so is whatever else somebody keeps there.
+        include_name=lambda name, type_, _: type_ != "table" or name in metadata.tables,
+    )
     with context.begin_transaction():
         context.run_migrations()
 

@@ -1,6 +1,8 @@
 """`tidegauge db upgrade|current`."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +30,8 @@ def current(config_file: Path | None, state_dir: Path | None, assignments: tuple
     from tidegauge.sinks.sql import migrate
 
     for name, database in _databases(load(config_file, state_dir, assignments)).items():
-        found = migrate.current(database)
+        with _explained(database):
+            found = migrate.current(database)
         newest = migrate.head()
         state = "up to date" if found == newest else f"the newest is {newest}"
         click.echo(f"{name}: {found or 'no schema yet'} ({state})")
@@ -55,9 +58,22 @@ def upgrade(config_file: Path | None, state_dir: Path | None, assignments: tuple
         os.umask(0o077)
         drop_to(ids)
     for name, database in databases.items():
-        before = migrate.current(database)
-        migrate.upgrade(database)
-        click.echo(f"{name}: {before or 'no schema yet'} -> {migrate.current(database)}")
+        with _explained(database):
+            before = migrate.current(database)
+            migrate.upgrade(database)
+            after = migrate.current(database)
+        click.echo(f"{name}: {before or 'no schema yet'} -> {after}")
+
+
+@contextlib.contextmanager
+def _explained(database: "Database") -> Iterator[None]:
+    """What goes wrong with the database, in the words of its sink."""
+    try:
+        yield
+    except Exception as exc:
+        if (error := database.error(exc)) is not None:
+            raise error from exc
+        raise
 
 
 def _databases(config: Config) -> "dict[str, Database]":

@@ -113,7 +113,7 @@ def open_database(url: str, *, busy_timeout_s: float = 5.0, password: str = "", 
 def columns(conn: sa.Connection, tables: Collection[str]) -> Mapping[str, Sequence[str]]:
     """Columns of each of these tables that the database has, in their order."""
     found = sa.inspect(conn).get_multi_columns(filter_names=list(tables))
-    return {name: [c["name"] for c in of] for (_, name), of in found.items()}
+    return {name: [c["name"] for c in of] for (_, name), of in found.items() if of}
 
 
 def revision(conn: sa.Connection) -> str | None:
