@@ -17,7 +17,7 @@ from starlette.routing import Route
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS
 from tidegauge.pipeline.history import Bounds, HistoryReader, StoredContainer, StoreError, TooMuch
 from tidegauge.pipeline.history_answer import Answer, answer, unit_of
-from tidegauge.pipeline.history_query import PARAMETERS, SELECTORS, SPAN, BadQuestion, Given, question, select, span
+from tidegauge.pipeline.history_query import PARAMETERS, SELECTORS, SPAN, BadQuestion, Given, check_span, question, select, span
 from tidegauge.pipeline.records import Kind
 
 MAX_ROWS = 1_000_000
@@ -142,8 +142,7 @@ class HistoryPages:
     def _containers(self, given: Given) -> PastContainers:
         name, store = self._store(given)
         since_ms, until_ms = span(given, _now_ms())
-        if not since_ms < until_ms:
-            raise BadQuestion("since, until: expected a beginning before the end")
+        check_span(since_ms, until_ms)
         limit = given.number("limit")
         chosen = select(given)
         found = [c for c in store.containers(since_ms, until_ms) if chosen.takes(c)]

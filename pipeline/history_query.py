@@ -20,6 +20,8 @@ MAX_VALUES = 100_000
 MAX_SERIES = 5_000
 LONGEST_MS = 100 * 366 * 86_400_000
 DEFAULT_SPAN_MS = 3_600_000
+LATEST_MS = 9_151_488_000_000
+"""2260: stores that count ns in 64 bits go no further than 2262."""
 
 Resolution = Literal["auto", "raw", "5m", "1h"]
 RESOLUTIONS: Mapping[str, int] = MappingProxyType({"5m": 300_000, "1h": 3_600_000})
@@ -131,9 +133,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self, metric: Metric) -> None:
         """Raises BadQuestion for what does not fit together. `metric` is the one that is named."""
-        if not self.since_ms < self.until_ms:
-            raise BadQuestion("since, until: expected a beginning before the end")
-        if self.until_ms - self.since_ms > LONGEST_MS or abs(self.since_ms) > 10**15:
+        check_span(self.since_ms, self.until_ms)
+        if self.until_ms - self.since_ms > LONGEST_MS:
             raise BadQuestion("since, until: expected times within 100 years")
         if self.bucket_ms is not None:
             if self.bucket_ms <= 0:
@@ -153,6 +154,14 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
             raise BadQuestion(f"instance: {metric.name} has one value a container")
         if self.top is not None and not 0 < self.top <= MAX_SERIES:
             raise BadQuestion(f"top: expected a number from 1 to {MAX_SERIES}, got {self.top}")
+
+
+def check_span(since_ms: int, until_ms: int) -> None:
+    """Raises BadQuestion."""
+    if not since_ms < until_ms:
+        raise BadQuestion("since, until: expected a beginning before the end")
+    if since_ms < -LATEST_MS or until_ms > LATEST_MS:
+        raise BadQuestion("since, until: expected times from 1680 to 2260")
 
 
 def percentile_of(agg: str) -> float | None:

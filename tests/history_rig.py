@@ -41,7 +41,8 @@ def records() -> list[Record]:
     containers: list[Container] = []
 
     def container(number: int, path: str, **fields: object) -> Container:
-        made = make_container(number, path, **({"name": path.rpartition("/")[2] or None, "row": row + number} | fields))
+        defaults = {"name": path.rpartition("/")[2] or None, "row": row + number, "valid_from_ms": BEGIN_MS - 1000}
+        made = make_container(number, path, **(defaults | fields))
         containers.append(made)
         return made
 

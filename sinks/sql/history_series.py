@@ -4,7 +4,8 @@ On SQLite rows lie in the order of time for all containers, so reading one conta
 in the order of containers. A statement reads one row more than it may, so that a question that is too large ends early.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -84,15 +85,16 @@ def series(
     keys = {c.ref: c.key for c in asked}
     found: dict[ContainerKey, dict[str, list[Reading]]] = {c.key: {} for c in asked}
     count = 0
-    for rows in _rows(conn, _statement(metric, list(keys), since_ms, until_ms), bounds.rows + 1):
-        count += len(rows)
-        bounds.check(count)
-        for id_, instance, ts_ms, is_closing, value in rows:
-            own = found[keys[id_]]
-            readings = own.get(instance)
-            if readings is None:
-                readings = own[instance] = []
-            readings.append((ts_ms, bool(is_closing), value))
+    with contextlib.closing(_rows(conn, _statement(metric, list(keys), since_ms, until_ms), bounds.rows + 1)) as chunks:
+        for rows in chunks:
+            count += len(rows)
+            bounds.check(count)
+            for id_, instance, ts_ms, is_closing, value in rows:
+                own = found[keys[id_]]
+                readings = own.get(instance)
+                if readings is None:
+                    readings = own[instance] = []
+                readings.append((ts_ms, bool(is_closing), value))
     for own in found.values():
         for readings in own.values():
             readings.sort(key=_ts_ms)
@@ -127,10 +129,10 @@ def _statement(metric: Metric, ids: Sequence[int], since_ms: int, until_ms: int)
     return sa.select(t.container, instance, t.ts_ms, is_closing, sa.type_coerce(value, sa.types.NullType)).where(*where)
 
 
-def _rows(conn: sa.Connection, asked: sa.Select[Any], limit: int) -> Iterator[Sequence[Sequence[Any]]]:
-    streamed = conn.execution_options(stream_results=True).execute(asked.limit(limit))
-    while rows := streamed.fetchmany(_CHUNK):
-        yield rows
+def _rows(conn: sa.Connection, asked: sa.Select[Any], limit: int) -> Generator[Sequence[Sequence[Any]], None, None]:
+    with conn.execution_options(stream_results=True).execute(asked.limit(limit)) as streamed:
+        while rows := streamed.fetchmany(_CHUNK):
+            yield rows
 
 
 def gaps(

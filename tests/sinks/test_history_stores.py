@@ -1,0 +1,140 @@
+"""The same questions about the same records, over every store that keeps history: all answer as plain records do."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.history_rig import BEGIN_MS, CATALOGUE, END_MS, PureReader, records
+from tests.servers import Influxd, PostgresServer, need_influxd
+from tests.sinks.databases import Postgresql, Sqlite
+
+from tidegauge.pipeline.history import Bounds, HistoryReader, StoredContainer, StoreError, TooMuch
+from tidegauge.pipeline.history_answer import Answer, answer
+from tidegauge.pipeline.history_query import AGGREGATES, Question, Select
+from tidegauge.sinks.influxdb import InfluxdbConfig, InfluxdbSink
+from tidegauge.sinks.sql.history import SqlHistory
+from tidegauge.sinks.sql.sink import SqlSink
+
+RECORDS = records()
+PURE = PureReader(RECORDS)
+FAR_MS = 4 * 10**12
+CPU, MEMORY, NETWORK = "cpu_usage_ns", "memory_working_set_bytes", "network_receive_bytes"
+
+
+def _sql(sink: SqlSink) -> Iterator[HistoryReader]:
+    sink.open()
+    sink.write(RECORDS)
+    yield sink.history()
+    sink.history().close()
+    sink.close()
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.integration),
+        pytest.param("influxdb", marks=pytest.mark.integration),
+    ],
+)
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HistoryReader]:
+    """A reader over a store that was given the records."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "influxdb":
+        need_influxd()
+        with Influxd(folder) as server:
+            sink = InfluxdbSink(InfluxdbConfig(url=server.url, database="history", host="host-a"))
+            sink.open()
+            sink.write([r for r in RECORDS if isinstance(r, sink.takes)])
+            yield sink.history()
+            sink.close()
+    elif request.param == "postgresql":
+        server_: PostgresServer = request.getfixturevalue("postgres")
+        databases = Postgresql(server_)
+        yield from _sql(databases.sink(folder, retention_s=0))
+        databases.close()
+    else:
+        yield from _sql(Sqlite().sink(folder, retention_s=0))
+
+
+def _ask(reader: HistoryReader, metric: str, **fields: Any) -> Answer:
+    given: dict[str, Any] = {"metric": metric, "since_ms": BEGIN_MS, "until_ms": END_MS} | fields
+    asked = Question(**given)
+    return answer(reader, asked, Bounds(10**6, time.monotonic() + 120), END_MS)
+
+
+def _told(containers: list[StoredContainer]) -> list[StoredContainer]:
+    return [msgspec.structs.replace(c, ref=None, runtime=None, container_id=None, pod_uid=None) for c in containers]
+
+
+@pytest.mark.parametrize("agg", [*AGGREGATES, "p95", "p0", "p100"])
+@pytest.mark.parametrize("metric", [CPU, MEMORY])
+def test_every_aggregate_in_buckets(store: HistoryReader, metric: str, agg: str) -> None:
+    if agg in ("increase", "rate") and metric == MEMORY:
+        return
+    assert _ask(store, metric, agg=agg, bucket_ms=420_000) == _ask(PURE, metric, agg=agg, bucket_ms=420_000)
+
+
+@pytest.mark.parametrize(
+    ("metric", "fields"),
+    [
+        (NETWORK, {}),
+        (NETWORK, {"instance": "eth1", "bucket_ms": 600_000}),
+        (NETWORK, {"agg": "increase", "group": ("host",)}),
+        ("filesystem_usage_bytes", {"bucket_ms": 900_000}),
+        ("filesystem_inodes_free", {"instance": "/dev/sdb*", "agg": "max"}),
+        ("load1", {"bucket_ms": 1_800_000}),
+        ("process_count", {"bucket_ms": 600_000}),
+        ("memory_failures", {"agg": "increase", "bucket_ms": 3_600_000}),
+        ("pids_current", {"agg": "median"}),
+        (CPU, {"select": Select(path=("/docker/[bd]",)), "bucket_ms": 10_000, "since_ms": BEGIN_MS + 4_000_000}),
+        (CPU, {"group": ("namespace", "label:app"), "agg": "sum", "bucket_ms": 300_000}),
+        (MEMORY, {"group": (), "agg": "p50"}),
+        (MEMORY, {"top": 4, "bucket_ms": 1_200_000, "agg": "max"}),
+        (MEMORY, {"select": Select(namespace=("shop",), host=("host-?",))}),
+        (MEMORY, {"select": Select(container=("[ab]", "/kubepods/*"))}),
+        (CPU, {"since_ms": BEGIN_MS + 2_900_000, "until_ms": BEGIN_MS + 3_700_000, "bucket_ms": 100_000}),
+        (CPU, {"select": Select(name=("nobody",))}),
+        (CPU, {"since_ms": END_MS + 10**6, "until_ms": END_MS + 10**7}),
+        ("memory_rss_bytes", {"bucket_ms": 3_600_000}),
+    ],
+)
+def test_groups_choices_tables_and_edges(store: HistoryReader, metric: str, fields: dict[str, Any]) -> None:
+    assert _ask(store, metric, **fields) == _ask(PURE, metric, **fields)
+
+
+@pytest.mark.parametrize("span", [(0, FAR_MS), (BEGIN_MS + 7_100_000, END_MS), (BEGIN_MS, BEGIN_MS), (END_MS, FAR_MS)])
+def test_containers_and_gaps(store: HistoryReader, span: tuple[int, int]) -> None:
+    found, expected = list(store.containers(*span)), list(PURE.containers(*span))
+    assert _told(found) == _told(expected)
+    assert dict(store.gaps(found, *span)) == dict(PURE.gaps(expected, *span))
+
+
+def test_readings(store: HistoryReader) -> None:
+    bounds = Bounds(10**6, time.monotonic() + 120)
+    found, expected = list(store.containers(0, FAR_MS)), list(PURE.containers(0, FAR_MS))
+    for name in (CPU, MEMORY, NETWORK, "load1"):
+        span = (BEGIN_MS + 1_000_000, BEGIN_MS + 5_000_000)
+        got = store.series(found, CATALOGUE[name], *span, bounds)
+        for c in expected:
+            assert dict(got.get(c.key, {})) == dict(PURE.series([c], CATALOGUE[name], *span, bounds)[c.key]), (name, c.path)
+    assert store.oldest_ms() == PURE.oldest_ms()
+
+
+def test_bounds_hold(store: HistoryReader) -> None:
+    containers = list(store.containers(0, FAR_MS))
+    with pytest.raises(TooMuch, match="more than 100 rows"):
+        store.series(containers, CATALOGUE[CPU], 0, FAR_MS, Bounds(100, time.monotonic() + 60))
+    with pytest.raises(TooMuch, match="too long"):
+        store.series(containers, CATALOGUE[CPU], 0, FAR_MS, Bounds(10**6, time.monotonic() - 1))
+
+
+def test_a_file_that_is_not_there_is_a_store_that_cannot_be_asked(tmp_path: Path) -> None:
+    history = SqlHistory(tmp_path / "none.db")
+    with pytest.raises(StoreError, match=r"none\.db: unable to open database file"):
+        history.containers(0, 1)
+    with pytest.raises(StoreError):
+        history.metrics()
