@@ -1,11 +1,11 @@
-"""What three stores hold, as sets that can be compared: the journal itself, SQLite, InfluxDB."""
+"""What the stores hold, as sets that can be compared: the journal itself, SQLite, PostgreSQL, InfluxDB."""
 
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.e2e.program import Program
-from tests.servers import Influxd
+from tests.servers import Influxd, PostgresServer
 
 from tidegauge.pipeline.journal import JournalReader, first_row, info
 from tidegauge.pipeline.records import Container, Gap, RecordType, decode_record, decode_samples
@@ -63,12 +63,18 @@ def in_journal(folder: Path) -> Journal:
     return Journal(readings, gaps, rows)
 
 
+_ALL = (
+    "SELECT c.path, c.instance, c.epoch, s.ts_ms, s.cpu_usage_ns, s.memory_usage_bytes "
+    "FROM sample s JOIN container c ON c.id = s.container"
+)
+
+
 def in_sqlite(program: Program) -> "Counter[Reading]":
-    rows = program.sql(
-        "SELECT c.path, c.instance, c.epoch, s.ts_ms, s.cpu_usage_ns, s.memory_usage_bytes "
-        "FROM sample s JOIN container c ON c.id = s.container"
-    )
-    return Counter(Reading(*row) for row in rows)
+    return Counter(Reading(*row) for row in program.sql(_ALL))
+
+
+def in_postgresql(server: PostgresServer, database: str) -> "Counter[Reading]":
+    return Counter(Reading(*row) for row in server.sql(_ALL, database=database))
 
 
 def in_influxdb(server: Influxd, database: str = "tidegauge") -> "Counter[Reading]":

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.program import Program, eventually, handed_out, install_sequence_plugin
-from tests.e2e.stores import Journal, in_influxdb, in_journal, in_sqlite
-from tests.servers import Influxd, need_influxd
+from tests.e2e.stores import Journal, in_influxdb, in_journal, in_postgresql, in_sqlite
+from tests.servers import Influxd, PostgresServer, need_influxd, need_postgres
 from tests.support import need
 
 from tidegauge.pipeline.journal import JournalReader, info, verify
@@ -39,6 +39,15 @@ def influxd(tmp_path: Path) -> Iterator[Influxd]:
         yield server
 
 
+@pytest.fixture
+def postgresql() -> Iterator[PostgresServer]:
+    """One of the test's own, which takes it away, with an empty database `samples`."""
+    need_postgres()
+    with PostgresServer() as server:
+        server.database("samples", server.role("agent"))
+        yield server
+
+
 def holes_are_covered(journal: Journal, path: str, limit_s: float) -> None:
     """Between two readings of a busy container further apart than the limit stand gap records over the whole."""
     slack_ms = 2000 * BASE_S
@@ -54,9 +63,15 @@ def holes_are_covered(journal: Journal, path: str, limit_s: float) -> None:
         assert known_to >= after - slack_ms, f"{after - before} ms without a reading at {before}, no gap record: {journal.gaps}"
 
 
-def test_kills_and_an_outage_lose_and_double_nothing(tmp_path: Path, cgroups: dict[str, Path], influxd: Influxd) -> None:
-    environ = install_sequence_plugin(tmp_path)
-    program = Program(tmp_path, config(influxd), environ)
+def test_kills_and_outages_lose_and_double_nothing(
+    tmp_path: Path, cgroups: dict[str, Path], influxd: Influxd, postgresql: PostgresServer
+) -> None:
+    environ = install_sequence_plugin(tmp_path) | {"TIDEGAUGE_SINKS__POSTGRESQL__PASSWORD": postgresql.password}
+    url = postgresql.url("samples", "agent")
+    third = f'[sinks.postgresql]\nplugin = "sql"\nurl = "{url}"\nflush_interval_s = 0.2\nretry_max_s = 1\n'
+    program = Program(tmp_path, config(influxd, third), environ)
+    migrated = program.call("db", "upgrade")
+    assert "postgresql: no schema yet -> " in migrated.stdout, migrated.stderr
     chance = random.Random(7)
     kills = ["sampler", "server", "parent"] * 2
     chance.shuffle(kills)
@@ -65,23 +80,30 @@ def test_kills_and_an_outage_lose_and_double_nothing(tmp_path: Path, cgroups: di
         for i, name in enumerate(kills):
             if i == 1:
                 influxd.stop()
+            if i == 3:
+                postgresql.kill()
             if i == 4:
                 influxd.start()
+            if i == 5:
+                postgresql.start()
             time.sleep(chance.uniform(0.2, 1.5))
             program.kill(name)
             eventually(lambda: program.account("sql"), 20)
         time.sleep(1)
         program.drained("sql")
         program.drained("influxdb")
-        account = program.account("influxdb")
-        assert account["dropped"] == {}
-        assert account["dead_letter"] == 0
+        program.drained("postgresql")
+        for name in ("influxdb", "postgresql"):
+            account = program.account(name)
+            assert account["dropped"] == {}
+            assert account["dead_letter"] == 0
     journal = in_journal(program.state / "journal")
     assert max(journal.readings.values()) == 1
     stored = in_sqlite(program)
     # What the last stop appended is delivered too, as far as the stores took it at once: they were up.
     assert stored == journal.readings
     assert in_influxdb(influxd) == journal.readings
+    assert in_postgresql(postgresql, "samples") == journal.readings
     for path in {r.path for r in journal.readings if r.path != "/" and r.path.count("/") == 2}:
         holes_are_covered(journal, path, 3 * BASE_S + 0.5)
     numbers = dict(
