@@ -7,7 +7,7 @@ privileges; needs a network way to the store.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -22,14 +22,17 @@ from tidegauge.sinks.influxdb_cadvisor import CadvisorEncoder
 from tidegauge.sinks.influxdb_flux import FluxAsker
 from tidegauge.sinks.influxdb_grid import Grid
 from tidegauge.sinks.influxdb_history import Asker, InfluxdbHistory
-from tidegauge.sinks.influxdb_http import Endpoint, PointsBeyondRetention, Transport, ping
+from tidegauge.sinks.influxdb_http import Endpoint, Transport, ping
 from tidegauge.sinks.influxdb_influxql import InfluxqlAsker
 from tidegauge.sinks.influxdb_notes import note_line
+from tidegauge.sinks.influxdb_partial import is_complete, left_out
 from tidegauge.sinks.influxdb_v1 import V1Transport
 from tidegauge.sinks.influxdb_v2 import V2Transport
 from tidegauge.sinks.line_protocol import LineEncoder, NoLine, SampleEncoder, encode_batch
 
 _LOG = logging.getLogger(__name__)
+_ROUNDS = 4
+"""A store names one reason at a time; with more in one batch the runner halves it."""
 
 
 class InfluxdbConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,11 +104,8 @@ class InfluxdbSink:
         if config.regular_s is not None and config.layout != "native":
             raise ConfigError(f"sinks.influxdb.regular_s: expected none with layout = {config.layout}, got {config.regular_s}")
         self._config = config
-        self._encoder: SampleEncoder
-        if config.layout == "native":
-            self._encoder = LineEncoder()
-        else:
-            self._encoder = CadvisorEncoder()
+        self._encoder: SampleEncoder = CadvisorEncoder() if config.layout == "cadvisor" else LineEncoder()
+        if config.layout == "cadvisor":
             self.takes = (Batch,)
         self._transport: Transport | None = None
         self._grid: Grid | None = None
@@ -131,22 +131,15 @@ class InfluxdbSink:
         self._grid = Grid(self._config.regular_s) if self._config.regular_s is not None else None
 
     def write(self, records: Sequence[Record]) -> None:
-        """PartialWriteError names the rows that have no line, and those too old for the store's retention."""
+        """PartialWriteError names the rows that have no line, those too old for the store's retention, and those with a field
+        of another type than the store has."""
         if self._transport is None:
             self.open()
         transport = self._transport
         assert transport is not None
         try:
             lines, rows, rejected = self._encode(records, transport)
-            body = b"\n".join(filter(None, lines))
-            if body:
-                try:
-                    transport.write(body)
-                except PointsBeyondRetention as exc:
-                    too_old = _oldest(lines, rows, exc.dropped)
-                    if too_old is None:
-                        raise
-                    rejected |= dict.fromkeys(too_old, str(exc))
+            rejected |= _send(transport, lines, rows)
         except SinkError as exc:
             if self._grid is not None:
                 self._grid.rollback()
@@ -264,13 +257,31 @@ class InfluxdbSink:
             yield b"\n".join(filter(None, (*points, line)))
 
 
-def _oldest(lines: Sequence[bytes], rows: Sequence[int], dropped: int) -> list[int] | None:
-    """Rows whose last line is among the `dropped` oldest of all lines; None if these do not end between two times."""
-    times = sorted(int(one.rpartition(b" ")[2]) for line in lines if line for one in line.split(b"\n"))
-    if not 0 < dropped <= len(times) or (dropped < len(times) and times[dropped] == times[dropped - 1]):
-        return None
-    newest = times[dropped - 1]
-    return [row for row, line in zip(rows, lines, strict=True) if line and int(line.rpartition(b" ")[2]) <= newest]
+def _send(transport: Transport, lines: Sequence[bytes], rows: Sequence[int]) -> dict[int, str]:
+    """Writes the lines; row number -> reason of those that the store left out. PermanentError where nobody can be named."""
+    rejected: dict[int, str] = {}
+    for is_last in (*[False] * _ROUNDS, True):
+        body = b"\n".join(filter(None, lines))
+        if not body:
+            break
+        try:
+            transport.write(body)
+        except PermanentError as exc:
+            blamed = None if is_last else left_out(str(exc), lines, rows)
+            if blamed is None:
+                raise
+            rejected |= dict.fromkeys(blamed, str(exc))
+            if is_complete(str(exc)):
+                break
+            lines, rows = _without(lines, rows, rejected)
+        else:
+            break
+    return rejected
+
+
+def _without(lines: Sequence[bytes], rows: Sequence[int], left_out: Mapping[int, str]) -> tuple[list[bytes], list[int]]:
+    kept = [i for i, row in enumerate(rows) if row not in left_out]
+    return [lines[i] for i in kept], [rows[i] for i in kept]
 
 
 def _no_password(url: str) -> str:

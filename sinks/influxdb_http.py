@@ -4,7 +4,6 @@ Answers become the errors of `pipeline.errors`; no message holds a secret. `infl
 """
 
 import json
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
@@ -70,14 +69,6 @@ class Retention(NamedTuple):
         return self.command.format("0s" if wanted_s is None else f"{wanted_s}s")
 
 
-class PointsBeyondRetention(PermanentError):
-    """The store took the newer lines and dropped the `dropped` oldest ones, which its retention would delete at once."""
-
-    def __init__(self, message: str, dropped: int) -> None:
-        super().__init__(message)
-        self.dropped = dropped
-
-
 class Transport(Protocol):
     """One store's way of writing. One thread at a time. Every method raises SinkError."""
 
@@ -140,8 +131,6 @@ def fault(
     if status == 413:
         return TooLargeError(message)
     if status in (400, 422):
-        if found := re.search(r"points beyond retention policy dropped=(\d+)", reason):
-            return PointsBeyondRetention(message, int(found[1]))
         return PermanentError(message)
     is_config_fault = status < 500 and status not in (408, 429)
     return RetryableError(message, retry_after_s(headers), is_config_fault=is_config_fault)

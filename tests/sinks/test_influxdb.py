@@ -203,22 +203,56 @@ def one(ts_ms: int = START_MS, **values: Any) -> Batch:
 def test_a_conflict_of_types_is_permanent_and_the_good_lines_are_stored(influxd: Influxd, database: str) -> None:
     sink = opened(InfluxdbConfig(url=influxd.url, database=database))
     sink.write([one(queue_depth=1)])
-    samples = [make_sample(SCHEMA, ts_ms=START_MS + i, queue_depth=v) for i, v in enumerate((2, 2.5, 3))]
+    samples = [make_sample(SCHEMA, ts_ms=START_MS + i, queue_depth=v) for i, v in enumerate((2, 2.5, 3, -1e-9))]
+    batch = make_batch(samples, schemas=(SCHEMA,), first_row=50)
+    with pytest.raises(PartialWriteError) as caught:
+        sink.write([batch])
+    assert caught.value.rejected.keys() == {51, 53}
+    assert f"write to {influxd.url}: HTTP 400: partial write: field type conflict" in caught.value.rejected[51]
+    assert 'input field "queue_depth" on measurement "container" is type float' in caught.value.rejected[51]
+    sink.close()
+    assert [r["queue_depth"] for r in influxd.query("SELECT queue_depth FROM container", database)] == [2, 3]
+
+
+@pytest.mark.integration
+def test_conflicts_in_several_shards_are_all_found(influxd: Influxd, database: str) -> None:
+    """Of two days with a conflict each the store tells one: the rest is written again until it is silent."""
+    sink = opened(InfluxdbConfig(url=influxd.url, database=database))
+    days = [START_MS + i * 86_400_000 * 30 for i in range(3)]
+    for first in (one(days[0], queue_depth=1), one(days[1], cpu_usage_ns=1.5), one(days[2], queue_depth=1)):
+        sink.write([first])
+    values = zip(days, (2.5, 2, 3), (None, 7, None), strict=True)
+    samples = [make_sample(SCHEMA, ts_ms=t + 1, queue_depth=depth, cpu_usage_ns=cpu) for t, depth, cpu in values]
+    with pytest.raises(PartialWriteError) as caught:
+        sink.write([make_batch(samples, schemas=(SCHEMA,), first_row=60)])
+    assert caught.value.rejected.keys() == {60, 61}
+    assert "queue_depth" in caught.value.rejected[60]
+    assert "cpu_usage_ns" in caught.value.rejected[61]
+    sink.close()
+    assert [r["queue_depth"] for r in influxd.query("SELECT queue_depth FROM container", database)] == [1, 1, 3]
+
+
+@pytest.mark.integration
+def test_a_conflict_that_names_nobody_is_taken_apart(influxd: Influxd, database: str) -> None:
+    """Two fields of one day conflict, and the count is that of both: the runner halves, and the good lines stay."""
+    sink = opened(InfluxdbConfig(url=influxd.url, database=database))
+    sink.write([one(queue_depth=1, cpu_usage_ns=1)])
+    values: tuple[dict[str, Any], ...] = ({"queue_depth": 2.5}, {"cpu_usage_ns": 0.5}, {"queue_depth": 3})
+    samples = [make_sample(SCHEMA, ts_ms=START_MS + i, **v) for i, v in enumerate(values, 1)]
     batch = make_batch(samples, schemas=(SCHEMA,))
-    with pytest.raises(
-        PermanentError, match=f"write to {influxd.url}: HTTP 400: partial write: field type conflict.*queue_depth"
-    ):
+    with pytest.raises(PermanentError, match="dropped=2"):
         sink.write([batch])
     # As the runner does: halve, down to the row that is to blame.
     for row, sample in zip(batch.rows, samples, strict=True):
         single = msgspec.structs.replace(batch, samples=[sample], rows=[row])
-        if isinstance(sample.values[-2], float):
-            with pytest.raises(PermanentError):
-                sink.write([single])
-        else:
+        if row == 3:
             sink.write([single])
+            continue
+        with pytest.raises(PartialWriteError) as caught:
+            sink.write([single])
+        assert caught.value.rejected.keys() == {row}
     sink.close()
-    assert [r["queue_depth"] for r in influxd.query("SELECT queue_depth FROM container", database)] == [2, 3]
+    assert [r["queue_depth"] for r in influxd.query("SELECT queue_depth FROM container", database)] == [1, 3]
 
 
 @pytest.mark.integration

@@ -141,6 +141,25 @@ def test_too_large_a_request_is_to_be_halved(store: Refusing) -> None:
     assert isinstance(store.fault(413, b"<html>too large</html>"), TooLargeError)
 
 
+CONFLICT = (
+    b'{"code":"unprocessable entity","message":"failure writing points to database: partial write: field type conflict: '
+    b'input field \\"cpu_usage_ns\\" on measurement \\"container\\" is type %s, already exists as type float dropped=%d"}'
+)
+"""As InfluxDB 2 answers."""
+
+
+def test_a_conflict_names_its_rows_where_their_number_fits(store: Refusing) -> None:
+    error = store.fault(422, CONFLICT % (b"integer", 3))
+    assert isinstance(error, PartialWriteError)
+    assert error.rejected.keys() == {1, 2, 3}
+    assert "field type conflict" in error.rejected[1]
+
+
+@pytest.mark.parametrize(("kind", "dropped"), [(b"integer", 2), (b"integer", 0), (b"float", 3), (b"string", 1), (b"odd", 3)])
+def test_a_conflict_that_fits_other_rows_names_none(store: Refusing, kind: bytes, dropped: int) -> None:
+    assert type(store.fault(400, CONFLICT % (kind, dropped))) is PermanentError
+
+
 @pytest.mark.parametrize("status", [400, 422])
 def test_refused_lines_are_permanent(store: Refusing, status: int) -> None:
     error = store.fault(status, b'{"message":"partial write: field type conflict: ' + b"x" * 9000 + b' dropped=1"}')
