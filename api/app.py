@@ -18,6 +18,7 @@ from tidegauge.api.events import EventPages
 from tidegauge.api.exposition.endpoint import Exposition
 from tidegauge.api.guard import UNTRUSTED, Guard, is_trusted
 from tidegauge.api.history import HistoryPages
+from tidegauge.api.query import QueryPage
 from tidegauge.pipeline.config import HttpConfig
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.event_store import EventStore
@@ -26,6 +27,7 @@ from tidegauge.pipeline.history import HistoryReader
 from tidegauge.pipeline.latest import KeepsLatest, KeepsSamples
 from tidegauge.pipeline.plugin import PointReader
 from tidegauge.pipeline.records import Container
+from tidegauge.pipeline.sql_query import KeepsSql
 from tidegauge.pipeline.telemetry import Family, by
 
 
@@ -60,6 +62,10 @@ class ServerView(Protocol):
 
     def histories(self) -> Mapping[str, HistoryReader]:
         """The stores that can be asked about the past, by the names of their sinks."""
+        ...
+
+    def sql_stores(self) -> Mapping[str, KeepsSql]:
+        """The sinks whose stores can be asked in SQL, by name."""
         ...
 
     def events(self) -> EventStore | None:
@@ -129,6 +135,7 @@ def build(
             Route("/api/v1/status", status),
             Route("/api/v1/events", pages.answer),
             *HistoryPages(view.histories, config.request_timeout_s).routes(),
+            QueryPage(view.sql_stores, config).route(),
             processes.route(view.ask, view.containers),
             Route("/api/v1/dead-letters/{sink}/{action:str}", dead_letters, methods=["GET", "POST"]),
             *validate.routes(view),

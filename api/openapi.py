@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tidegauge.api import query
 from tidegauge.api.cadvisor import machine_shapes as m
 from tidegauge.api.cadvisor import shapes as s
 from tidegauge.api.cadvisor.request import EVENT_PARAMETERS, TYPES, V2_PARAMETERS, ContainerInfoRequest, Parameter
@@ -19,10 +20,12 @@ from tidegauge.api.history import DEFAULT_CONTAINERS, PastContainers, PastMetric
 from tidegauge.pipeline.config import HttpConfig
 from tidegauge.pipeline.history_answer import Answer
 from tidegauge.pipeline.history_query import AGGREGATES, GROUPS, MAX_SERIES, SELECTORS, Resolution
+from tidegauge.pipeline.sql_query import SqlAnswer
 from tidegauge.pipeline.version import VERSION
 
 PATH = "/openapi.json"
 JSON, TEXT, HTML, LINES = "application/json", "text/plain", "text/html", "application/x-ndjson"
+CSV = "text/csv"
 OPENMETRICS = "application/openmetrics-text"
 REFUSALS: Mapping[int, str] = {
     401: "a credential is asked for",
@@ -41,7 +44,7 @@ _ERRORS: Mapping[int, str] = {
     405: "this cannot be done with this method",
     409: "the sink refuses",
     500: "it failed; with http.compat = strict whatever cAdvisor cannot answer",
-    504: "no answer of the sampler in time",
+    504: "no answer of the sampler in time, or a question takes too long",
     507: "the answer would be too large",
 }
 _ANY_TEXT = {"type": "string"}
@@ -238,6 +241,15 @@ _OWN = (
                 {"type": ["array", "null"], "items": {"type": "integer"}},
             ),
         )
+    ),
+    Operation(
+        query.PATH,
+        query.PATH,
+        "asks a store in SQL, with http.query set",
+        {JSON: SqlAnswer, CSV: _ANY_TEXT},
+        statuses=(400, 404, 504, 507),
+        method="post",
+        body=query.QueryBody,
     ),
     Operation("/validate/", "/validate/", "what of this host works, what does not, and what to do", {TEXT: _ANY_TEXT}),
     Operation("/validate", "/validate", "leads to /validate/", {}, statuses=(301,)),

@@ -17,6 +17,7 @@ _COMMANDS = {
     "copy": "Copy what one store holds into another.",
     "export": "Write a SQL store to Parquet files.",
     "import": "Write Parquet files that were exported into a store.",
+    "query": "Ask the database in SQL.",
     "config": "Check the configuration, show it, or print an example.",
     "journal": "Look at the journal and at the dead letters.",
     "db": "Migrate the SQL database, or tell its revision.",

@@ -78,6 +78,10 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PEM of the CAs of clients: who has no certificate of theirs is not let in."""
     debug: bool = False
     """True: stacks, profile and memory of the processes below `/debug/`, for who has a credential or the Unix socket."""
+    query: bool = False
+    """True: questions in SQL on `/api/v1/query`, for who has a credential or the Unix socket."""
+    query_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
+    """How long such a question may take; at most nine tenths of `request_timeout_s`."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names that requests may bear besides localhost, the addresses listened on and this host's name."""
     max_connections: Annotated[int, msgspec.Meta(ge=1)] = 512

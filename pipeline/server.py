@@ -24,6 +24,7 @@ from tidegauge.pipeline.plugin import KeepsHistory, PointReader
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.requests import Asker
 from tidegauge.pipeline.sink_runner import SinkRunner
+from tidegauge.pipeline.sql_query import KeepsSql
 from tidegauge.pipeline.state import StateDir
 from tidegauge.pipeline.telemetry import Family, by
 from tidegauge.pipeline.version import VERSION
@@ -200,6 +201,10 @@ class Server:
     def histories(self) -> Mapping[str, HistoryReader]:
         """The stores that can be asked about the past, by the names of their sinks."""
         return {r.name: r.sink.history() for r in self._running() if isinstance(r.sink, KeepsHistory)}
+
+    def sql_stores(self) -> Mapping[str, KeepsSql]:
+        """The sinks whose stores can be asked in SQL, by name."""
+        return {r.name: r.sink for r in self._running() if isinstance(r.sink, KeepsSql)}
 
     def events(self) -> EventStore | None:
         """What keeps the last events; None when no sink that does runs."""

@@ -17,9 +17,11 @@ import sqlalchemy as sa
 
 from tidegauge.pipeline.errors import ConfigError, RetryableError, SinkError, StoreLostError
 from tidegauge.pipeline.records import Batch, Container, End, Event, Gap, Record, Schema
+from tidegauge.pipeline.sql_query import QueryTarget
 from tidegauge.sinks.sql import retention, rollup
 from tidegauge.sinks.sql.database import DamagedError, columns, open_database, revision
 from tidegauge.sinks.sql.history import SqlHistory
+from tidegauge.sinks.sql.query_target import query_target
 from tidegauge.sinks.sql.retention import Resolution, Retention
 from tidegauge.sinks.sql.rollup import Rollup
 from tidegauge.sinks.sql.store import Store
@@ -49,6 +51,10 @@ class SqlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password: str = ""
     """Of a PostgreSQL role."""
     password_file: Path | None = None
+    query_url: str = ""
+    """PostgreSQL: address of a role for questions in SQL that may SELECT the views and nothing else. Empty: none are asked."""
+    query_password_file: Path | None = None
+    """Its password, read at each question."""
     state_dir: Path = Path("/var/lib/tidegauge")
     retention_s: Annotated[float, msgspec.Meta(ge=0)] = 7 * 86400.0
     """Age at which samples, events, gaps and containers that ended are deleted; 0 keeps them."""
@@ -116,6 +122,10 @@ class SqlSink:
     def history(self) -> SqlHistory:
         """What it has stored, over connections of its own that can only read. Any thread."""
         return self._history
+
+    def query_target(self) -> QueryTarget:
+        """How questions in SQL reach the store. QueryError where none may be asked. Any thread."""
+        return query_target(self.url, self._config.query_url, self._config.query_password_file)
 
     def tables(self) -> "SqlTables":
         """Its tables, to be read as they are, over a connection of their own. StoreError if they cannot be."""

@@ -18,6 +18,7 @@ from tidegauge.pipeline.event_store import EventStore
 from tidegauge.pipeline.history import HistoryReader
 from tidegauge.pipeline.latest import KeepsLatest
 from tidegauge.pipeline.records import Container
+from tidegauge.pipeline.sql_query import KeepsSql
 from tidegauge.pipeline.telemetry import Family
 
 USER, PASSWORD, TOKEN = "alice", "wonder:land é", "t0ken-that-is-long-enough"
@@ -32,6 +33,7 @@ class View:
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.done: list[tuple[str, str]] = []
         self.wrong: list[str] = []
+        self.stores: dict[str, KeepsSql] = {}
 
     def faults(self) -> list[str]:
         return self.wrong
@@ -59,6 +61,9 @@ class View:
 
     def histories(self) -> Mapping[str, HistoryReader]:
         return {}
+
+    def sql_stores(self) -> Mapping[str, KeepsSql]:
+        return self.stores
 
     def events(self) -> EventStore | None:
         return None
