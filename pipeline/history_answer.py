@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from tidegauge.pipeline import history_resolution as resolution
-from tidegauge.pipeline.history import Bounds, ContainerKey, HistoryReader, StoredContainer
+from tidegauge.pipeline.history import Bounds, ContainerKey, HistoryReader, StoredContainer, TooMuch
 from tidegauge.pipeline.history_query import MAX_SERIES, MAX_VALUES, BadQuestion, Question, group_of
 from tidegauge.pipeline.history_series import Cells, Series, readings_of, silence_ms_of
 from tidegauge.pipeline.records import Kind, Metric
@@ -144,11 +144,18 @@ def _series(
     containers = [c for group in grouped.values() for c in group]
     if not containers:
         return [], 0
-    rolled, from_ms, rows = resolution.rolled(reader, asked, metric, width_ms, containers, bounds)
     slack_ms = max(silence_ms_of(c, metric) for c in containers)
-    span = (from_ms - slack_ms, asked.until_ms + slack_ms)
-    fetched = reader.series(containers, metric, *span, bounds)
+    starts = resolution.sample_starts(reader, asked, width_ms, containers)
+    for from_ms in starts:
+        span = (from_ms - slack_ms, asked.until_ms + slack_ms)
+        try:
+            fetched = reader.series(containers, metric, *span, bounds)
+            break
+        except TooMuch:
+            if from_ms == starts[-1]:
+                raise
     gaps = reader.gaps(containers, *span)
+    rolled, rows = resolution.rolled(reader, asked, metric, width_ms, containers, from_ms, bounds)
     rows += sum(len(readings) for own in fetched.values() for readings in own.values())
     out: _Made = []
     for key, group in grouped.items():

@@ -1,7 +1,7 @@
 """Samples or roll-ups: what an answer about history is computed from, and the roll-ups themselves.
 
-Roll-ups of the newest time are not made yet, or are to be made again: from the first such bucket on samples are read. Where it
-lies far back, for rows came late, only the last buckets are; the others stand as they are, and are right a moment later.
+Roll-ups of the newest time are not made yet, or are to be made again: from the first such bucket on samples are read, a day at
+most. Where these are too many, only those of the last buckets are; the others stand as they are, and are right a moment later.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,8 @@ RAW_SPAN_MS = 6 * 3_600_000
 """Up to this span samples are read where they are held."""
 FINE_SPAN_MS = 7 * 86_400_000
 """Beyond it the widest roll-ups that fit."""
-_TAIL_BUCKETS = 3
+_TAIL_MS = 86_400_000
+_SHORT_TAIL_BUCKETS = 3
 
 
 class NeedsSamples(TidegaugeError):
@@ -90,24 +91,36 @@ def aligned(reader: HistoryReader, asked: Question, width_ms: int | None) -> Que
     return replace(asked, since_ms=since_ms, until_ms=until_ms)
 
 
+def sample_starts(
+    reader: HistoryReader, asked: Question, width_ms: int | None, containers: Sequence[StoredContainer]
+) -> Sequence[int]:
+    """From which time on samples are to be read; the second where they are too many from the first on."""
+    if width_ms is None or not isinstance(reader, RollupReader):
+        return (asked.since_ms,)
+    made_ms = asked.until_ms // width_ms * width_ms
+    unsettled_ms = reader.unsettled_ms(containers, width_ms, asked.since_ms, made_ms)
+    if unsettled_ms is None:
+        return (made_ms,)
+    first_ms = max(unsettled_ms // width_ms * width_ms, asked.since_ms)
+    tails = (max(_TAIL_MS, width_ms), _SHORT_TAIL_BUCKETS * width_ms)
+    return tuple(dict.fromkeys(max(first_ms, made_ms - tail // width_ms * width_ms) for tail in tails))
+
+
 def rolled(
     reader: HistoryReader,
     asked: Question,
     metric: Metric,
     width_ms: int | None,
     containers: Sequence[StoredContainer],
+    until_ms: int,
     bounds: Bounds,
-) -> tuple[Mapping[ContainerKey, Sequence[Bucket]], int, int]:
-    """Roll-ups by container, from which time on samples are to be read, and how many roll-ups there are.
+) -> tuple[Mapping[ContainerKey, Sequence[Bucket]], int]:
+    """Roll-ups before a time by container, and how many they are.
 
     NeedsSamples where several instances would have to be summed that only samples can tell.
     """
     if width_ms is None or not isinstance(reader, RollupReader):
-        return {}, asked.since_ms, 0
-    until_ms = asked.until_ms // width_ms * width_ms
-    unsettled_ms = reader.unsettled_ms(containers, width_ms, asked.since_ms, until_ms)
-    if unsettled_ms is not None:
-        until_ms = max(unsettled_ms // width_ms * width_ms, until_ms - _TAIL_BUCKETS * width_ms, asked.since_ms)
+        return {}, 0
     with_sketch = needs_sketch(asked, metric, width_ms)
     found = reader.rolled(containers, metric, width_ms, asked.since_ms, until_ms, bounds, with_sketch=with_sketch)
     out, rows = {}, 0
@@ -117,7 +130,7 @@ def rolled(
         if len(chosen) > 1 and (with_sketch or asked.agg in ("min", "max")):
             raise NeedsSamples(f"roll-ups hold no {asked.agg} of several instances together: choose one, or resolution=raw")
         out[key] = chosen[0] if len(chosen) == 1 else summed(chosen)
-    return out, until_ms, rows
+    return out, rows
 
 
 def summed(parts: Sequence[Sequence[Bucket]]) -> list[Bucket]:

@@ -281,7 +281,7 @@ class RolledReader(PureReader):
         with_sketch: bool = False,
     ) -> Mapping[ContainerKey, Mapping[str, Sequence[Bucket]]]:
         gaps = self.gaps(containers, 0, 10**15)
-        read = super().series(containers, metric, 0, 10**15, bounds)
+        read = super().series(containers, metric, 0, 10**15, Bounds(10**9, math.inf))
         return {
             c.key: {
                 name: buckets(

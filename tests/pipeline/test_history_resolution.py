@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.history_rig import BEGIN_MS, CATALOGUE, END_MS, PureReader, RolledReader, records
 
-from tidegauge.pipeline.history import Bounds, HistoryReader, Kept, RollupReader
+from tidegauge.pipeline.history import Bounds, HistoryReader, Kept, RollupReader, TooMuch
 from tidegauge.pipeline.history_answer import Answer, answer
 from tidegauge.pipeline.history_query import RESOLUTIONS, BadQuestion, Question, Select
 from tidegauge.pipeline.history_resolution import aligned, choose, name_of
@@ -153,7 +153,15 @@ def test_what_samples_are_gone_roll_ups_still_tell() -> None:
     assert [s.value for s in left.series] == pytest.approx([s.value for s in every.series])
 
 
-def test_a_bucket_far_back_that_is_not_made_does_not_have_all_samples_read() -> None:
+def test_what_is_not_made_yet_is_read_from_samples_and_only_the_last_of_it_where_these_are_too_many() -> None:
     late = RolledReader(RECORDS, BEGIN_MS)
+    every = _ask(RAW, MEMORY, bucket_ms=300_000)
     found = _ask(late, MEMORY, resolution="5m", bucket_ms=300_000)
-    assert found.rows < _ask(RAW, MEMORY, bucket_ms=300_000).rows / 4
+    assert [s.value for s in found.series] == [s.value for s in every.series]
+    assert found.rows == every.rows
+    asked = Question(metric=MEMORY, since_ms=BEGIN_MS, until_ms=END_MS, resolution="5m", bucket_ms=300_000)
+    few = answer(late, asked, Bounds(1000, time.monotonic() + 60), END_MS)
+    assert few.rows < every.rows / 4
+    assert [s.value for s in few.series] == pytest.approx([s.value for s in every.series])
+    with pytest.raises(TooMuch):
+        answer(late, asked, Bounds(100, time.monotonic() + 60), END_MS)
