@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 import sqlalchemy as sa
 
 from tidegauge.pipeline.records import MAX_INT, Container, Gap, Sample
+from tidegauge.sinks.sql.database import Writer
+from tidegauge.sinks.sql.rows import Insert
 from tidegauge.sinks.sql.tables_rollup import FIVE_MINUTES_MS
 
 FINAL_AFTER_MS = 90_000
@@ -105,10 +107,12 @@ class Marks:
         for sql in (_MARK_AGAIN, _MARK_MADE):
             self._conn.exec_driver_sql(sql.format(width=FIVE_MINUTES_MS, ids=ids), span)
 
-    def flush(self) -> None:
+    def flush(self, writer: Writer) -> None:
         """Stores the marks for the rows so far, in the same transaction."""
         if self._new:
-            self._conn.exec_driver_sql(MARK, sorted(self._new))
+            marks = Insert("rollup_dirty", ("width_ms", "ts_ms", "container", "marks"), 3, "SET marks = rollup_dirty.marks + 1")
+            marks.rows = [(*mark, 1) for mark in sorted(self._new)]
+            writer.insert(marks)
             self._new.clear()
 
     def _silence_ms(self, id_: int) -> int:

@@ -98,7 +98,7 @@ class Store:
             spans.rows = sorted((id_, first, last) for id_, (first, last) in self._spans.items())
             self._writer.insert(spans)
             self._spans.clear()
-        self.marks.flush()
+        self.marks.flush(self._writer)
         return conflicts
 
     def _inserts(self) -> Iterable[Insert]:
