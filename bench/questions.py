@@ -24,6 +24,7 @@ Answer: TypeAlias = Mapping[str | int, float]
 
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 RELATIVE = 1e-3
+SKETCH_RELATIVE = 0.011
 QUESTIONS: Mapping[str, str] = {
     "last": "1 last value of every container",
     "rate": "2 CPU rate of one container, 1 h by minutes",

@@ -26,7 +26,7 @@ from tidegauge.pipeline.records import Batch
 from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
 
 DAY_S = 86_400
-LOOKS_A_DAY = 4
+LOOKS_A_DAY = 8
 _MIB = 2**20
 
 
@@ -72,7 +72,7 @@ class Findings(NamedTuple):
         return statistics.median(values[-third:]) / statistics.median(values[:third])
 
 
-def simulate(folder: Path, containers: int, days: int, kept: Kept = DEFAULT, *, is_told: bool = False) -> Findings:
+def simulate(folder: Path, containers: int, days: float, kept: Kept = DEFAULT, *, is_told: bool = False) -> Findings:
     """Runs it. `is_told`: a line a look on standard error."""
     history = History(containers, hosts=max(1, containers // 50), namespaces=max(1, containers // 20), interval_s=60, days=days)
     path = folder / "store.db"
@@ -145,7 +145,13 @@ def run(folder: Path, containers: int = 1000, days: int = 30, kept: Kept = DEFAU
 
 
 def _config(path: Path, kept: Kept) -> SqlConfig:
-    return SqlConfig(url=f"sqlite:///{path}", retention_s=kept.raw * DAY_S, retention_bytes=0)
+    return SqlConfig(
+        url=f"sqlite:///{path}",
+        retention_s=kept.raw * DAY_S,
+        rollup_5m_retention_s=(kept.five_minutes or 0) * DAY_S,
+        rollup_1h_retention_s=(kept.hour or 0) * DAY_S,
+        retention_bytes=0,
+    )
 
 
 def _held(path: Path, now_ms: int, day: float) -> Held:
