@@ -24,7 +24,7 @@ from tidegauge.sinks.sql.tables_rollup import FIVE_MINUTES_MS, HOUR_MS, RolledTa
 BUSY_S = 0.1
 """Between two calls while there is something to make: a call of 25 ms, so a fifth of the writer's time at most."""
 SLICE_ROWS = 2000
-"""Rows of a raw table that are read at once; of few containers, among how many they are looked for times ten."""
+"""Rows of a raw table that are read at once; up to ten times as many are passed over."""
 _SERIES = 32
 """Buckets that are computed, or stored, at once."""
 _HELD_ROWS = 16_000
@@ -170,6 +170,8 @@ class Rollup:
         third = "is_closing" if table.table == "sample" else third
         names = ", ".join(f'"{c.metric.name}"' for c in table.columns)
         read = _Reader(self, table, f"SELECT ts_ms, container, {third}, {names} FROM {table.raw} WHERE ", known)
+        if read.is_empty(start_ms - most_ms, end_ms):
+            return
         width = 2 if table.label is not None else 1
         series: dict[_Key, Series] = {}
         waiting: dict[_Key, list[Row]] = {}
@@ -337,14 +339,17 @@ class _Reader:
         if not self._rollup.is_embedded:
             yield from self._asked(self._select + span.format(start_ms), " ORDER BY container, ts_ms")
             return
-        rows = SLICE_ROWS * 10 if self._is_few else SLICE_ROWS
+        rows = SLICE_ROWS
         low: int | None = start_ms
         while low is not None:
             page = f"SELECT ts_ms FROM {self._table.raw} WHERE {span.format(low)} ORDER BY ts_ms LIMIT 1 OFFSET {rows}"
             after = self._read(page)
             # the rows of one time go together, however many they are
             high = max(after[0][0], low + 1) if after else end_ms
-            yield self._read(f"{self._select}ts_ms >= {low} AND ts_ms < {high}{self._named} ORDER BY ts_ms")
+            found = self._read(f"{self._select}ts_ms >= {low} AND ts_ms < {high}{self._named} ORDER BY ts_ms")
+            # where few of the rows are looked for, more of them can be passed over at once
+            rows = SLICE_ROWS * min(10, max(1, rows // (len(found) + 1)))
+            yield found
             low = high if after else None
 
     def _asked(self, sql: str, tail: str) -> Iterator[list[tuple[Any, ...]]]:
@@ -356,7 +361,16 @@ class _Reader:
         for first in range(0, len(ids), _SERIES):
             yield self._read(f"{sql} AND {_named('container', ids[first : first + _SERIES])}{tail}")
 
+    def is_empty(self, from_ms: int, to_ms: int) -> bool:
+        """True if there is nothing to be had of this table: one look-up where others would be five."""
+        if not self._rollup.is_embedded:
+            return False
+        return not self._read(f"SELECT 1 FROM {self._table.raw} WHERE ts_ms >= {from_ms} AND ts_ms <= {to_ms} LIMIT 1")
+
     def _read(self, sql: str) -> list[tuple[Any, ...]]:
+        if self._rollup.is_embedded:
+            # A statement is a transaction; a written one would take the lock that only a write needs.
+            return self._rollup.rows(sql)
         with self._rollup.conn.begin():
             return self._rollup.rows(sql)
 

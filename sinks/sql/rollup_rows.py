@@ -5,6 +5,7 @@ each value is done by the built-in functions over whole columns: that is what ma
 A column with holes, or a counter that fell, is done value by value.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from operator import mul, sub
@@ -55,7 +56,7 @@ class _Counter:
 class _Run:
     """Neighbouring rows between which everything is known: their times, and how much of the bucket each span covers."""
 
-    __slots__ = ("count", "covered_ms", "end", "first", "flags", "is_inside", "last", "start", "times", "weights")
+    __slots__ = ("count", "covered_ms", "end", "first", "flags", "last", "start", "times", "weights")
 
     def __init__(self, times: Sequence[int], flags: Sequence[bool], start: int, end: int) -> None:
         self.times = times
@@ -64,8 +65,7 @@ class _Run:
         self.start = start
         self.end = end
         count = len(times)
-        self.is_inside = times[0] >= start and times[-1] <= end
-        if self.is_inside:
+        if times[0] >= start and times[-1] <= end:
             self.weights = list(map(sub, times[1:], times))
         else:
             self.weights = [max(min(b, end) - max(a, start), 0) for a, b in pairwise(times)]
@@ -74,6 +74,18 @@ class _Run:
         self.first = next((i for i in range(count) if times[i] >= start or (i + 1 < count and times[i + 1] > start)), count)
         self.last = next((i for i in range(count) if times[i] >= end), count)
         """Rows from `first` until before `last` hold in the bucket or were read in it."""
+
+    def increase(self, column: Sequence[Any]) -> Any:
+        """Of a counter that never fell: the shares of the spans at both ends, and what lies between."""
+        low, high = bisect_left(self.times, self.start), bisect_right(self.times, self.end) - 1
+        if low > high:
+            return self.share(high, column[low] - column[high])
+        increase = column[high] - column[low]
+        if low > 0:
+            increase += self.share(low - 1, column[low] - column[low - 1])
+        if high + 1 < len(column):
+            increase += self.share(high, column[high + 1] - column[high])
+        return increase
 
     def share(self, place: int, increase: Any) -> Any:
         """`buckets.share` of the span that begins at that row."""
@@ -227,10 +239,8 @@ def _take_counter(cell: _Counter, run: _Run, column: tuple[Any, ...], is_constan
     if run.covered_ms:
         if is_constant:
             increase = 0 * column[0]
-        elif run.is_inside:
-            increase = column[-1] - column[0]
         else:
-            increase = sum(run.share(i, column[i + 1] - column[i]) for i, weight in enumerate(run.weights) if weight)
+            increase = run.increase(column)
         cell.increase = increase if cell.increase is None else cell.increase + increase
         if cell.sketch is not None:
             if is_constant:

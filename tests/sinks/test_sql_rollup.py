@@ -2,15 +2,15 @@
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tests.sinks.databases import Postgresql, Sqlite, ask
 
 from tidegauge.pipeline.buckets import Bucket, buckets
 from tidegauge.pipeline.catalogue import Catalogue
@@ -40,15 +40,6 @@ def roll_up(sink: SqlSink, now_ms: int) -> None:
         if sink.maintenance_interval_s == retention.IDLE_S:
             return
     raise AssertionError("it never ends")
-
-
-def ask(sink: SqlSink, sql: str) -> list[tuple[Any, ...]]:
-    engine = sink.database.reading_engine()
-    try:
-        with engine.connect() as conn:
-            return [tuple(row) for row in conn.execute(sa.text(sql))]
-    finally:
-        engine.dispose()
 
 
 def stored(sink: SqlSink, table: RolledTable, width_ms: int) -> dict[tuple[Any, ...], dict[str, dict[str, Any]]]:
@@ -183,13 +174,8 @@ def batches(samples: Sequence[Sample], containers: Mapping[int, Container], size
 NOW_MS = START_MS + 10 * HOUR_MS
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.integers(0, 10**6), st.sampled_from(["in order", "late", "replayed", "shuffled"]), st.integers(1, 60))
-@example(1, "in order", 40)
-@example(2, "late", 7)
-@example(3, "replayed", 20)
-@example(4, "shuffled", 3)
-def test_rollups_are_what_a_computation_from_scratch_gives(seed: int, order: str, size: int) -> None:
+def live(open_sink: Callable[[], SqlSink], seed: int, order: str, size: int) -> None:
+    """Writes a history in some order, with roll-ups made at any time between, and compares what stands there at the end."""
     samples, containers, gaps = a_history(seed)
     rng = random.Random(seed + 1)
     in_time = sorted(samples, key=lambda s: s.ts_ms)
@@ -204,22 +190,45 @@ def test_rollups_are_what_a_computation_from_scratch_gives(seed: int, order: str
         records = list(batches(in_time, containers, size))
     for gap in gaps:
         records.insert(rng.randrange(len(records) + 1), gap)
+    sink = open_sink()
+    sink.write(list(containers.values()))
+    for record in records:
+        sink.write([record])
+        if rng.random() < 0.2:
+            # the clock may be anywhere: what was made too early has to be made again
+            sink.maintain(START_MS + rng.randrange(4 * HOUR_MS), rng.choice((never, lambda: True)))
+        if rng.random() < 0.02:
+            sink.close()
+            sink = open_sink()
+            sink.open()
+    roll_up(sink, NOW_MS)
+    check(sink, samples, containers, gaps)
+    assert ask(sink, "SELECT * FROM rollup_dirty") == []
+    sink.close()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 10**6), st.sampled_from(["in order", "late", "replayed", "shuffled"]), st.integers(5, 60))
+@example(1, "in order", 40)
+@example(2, "late", 7)
+@example(3, "replayed", 20)
+@example(4, "shuffled", 3)
+def test_rollups_are_what_a_computation_from_scratch_gives(seed: int, order: str, size: int) -> None:
     with TemporaryDirectory() as folder:
-        sink = SqlSink(SqlConfig(state_dir=Path(folder), retention_s=0, retention_bytes=0))
-        sink.open()
-        sink.write(list(containers.values()))
-        for record in records:
-            sink.write([record])
-            if rng.random() < 0.2:
-                # the clock may be anywhere: what was made too early has to be made again
-                sink.maintain(START_MS + rng.randrange(4 * HOUR_MS), rng.choice((never, lambda: True)))
-            if rng.random() < 0.02:
-                sink.close()
-                sink.open()
-        roll_up(sink, NOW_MS)
-        check(sink, samples, containers, gaps)
-        assert ask(sink, "SELECT * FROM rollup_dirty") == []
-        sink.close()
+
+        def open_sink() -> SqlSink:
+            return Sqlite().sink(Path(folder), retention_s=0, retention_bytes=0)
+
+        live(open_sink, seed, order, size)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("seed", "order"), [(5, "late"), (6, "shuffled"), (7, "replayed")])
+def test_rollups_on_postgresql_are_so_too(postgresql: Postgresql, tmp_path: Path, seed: int, order: str) -> None:
+    def open_sink() -> SqlSink:
+        return postgresql.sink(tmp_path, retention_s=0, retention_bytes=0)
+
+    live(open_sink, seed, order, 40)
 
 
 def test_rollups_are_read_back_as_the_buckets_of_the_definition(tmp_path: Path) -> None:
