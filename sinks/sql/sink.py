@@ -38,6 +38,7 @@ _HISTORY_LIMIT_S = 10.0
 """How long a question to what is stored may take."""
 _EVENTS = 1_000_000
 """Events of a kind that are kept unless the configuration says otherwise."""
+_AHEAD_MS = 3_600_000
 _FILE_BYTES = 2 << 30
 """Of an embedded database, unless the configuration says otherwise: it shares its disk with the journal."""
 
@@ -103,6 +104,8 @@ class SqlSink:
         self._engine = self.database.writing_engine()
         self._history = SqlHistory(self.database, _HISTORY_LIMIT_S)
         self._conn: sa.Connection | None = None
+        self._ahead_ms = 0
+        """When to look again for what tomorrow's rows will need."""
         self._columns: Mapping[str, Sequence[str]] = {}
         self.agent: str | None = None
         """Whose numbers of containers the records bear; None: those of the agent on the state folder."""
@@ -227,6 +230,9 @@ class SqlSink:
             return is_stopping() or time.monotonic() >= start_s + retention.BUDGET_S
 
         try:
+            if now_ms >= self._ahead_ms:
+                self.database.make_ahead(self._conn, now_ms)
+                self._ahead_ms = now_ms + _AHEAD_MS
             is_rolled_up = self._rollup.run(now_ms, marks, is_half_over)
             is_kept = retention.run_events(self._conn, lambda kind: self._event_bounds(kind, now_ms), is_over)
             if is_kept and self._rollup.is_leader:

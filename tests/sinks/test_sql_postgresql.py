@@ -333,6 +333,17 @@ def test_partition_of_tomorrow_is_made_ahead(sink: SqlSink) -> None:
     assert count(sink) == 3
 
 
+def test_maintenance_makes_tomorrow_s_partition_once_an_hour(sink: SqlSink) -> None:
+    sink.write([one()])
+    sink.maintain(START_MS, lambda: False)
+    assert days_of(sink) == ["sample_p20231114", "sample_p20231115"]
+    ask(sink, "DROP TABLE sample_p20231115")
+    sink.maintain(START_MS + 3_599_999, lambda: False)
+    assert days_of(sink) == ["sample_p20231114"]
+    sink.maintain(START_MS + 3_600_000, lambda: False)
+    assert days_of(sink) == ["sample_p20231114", "sample_p20231115"]
+
+
 def test_partition_that_somebody_dropped_meanwhile_is_made_again(sink: SqlSink) -> None:
     sink.write([one()])
     ask(sink, "DROP TABLE sample_p20231114")
