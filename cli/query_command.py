@@ -104,7 +104,8 @@ def _opened(path: Path) -> BinaryIO:
 def table(answer: SqlAnswer, width: int | None = None) -> list[str]:
     """Lines of a header, a rule and the rows: numbers to the right, `-` for NULL, no control characters.
 
-    With a width, the widest columns of text are cut so that a line fits, as far as that goes.
+    With a width, the widest columns of text are cut so that a line fits; where that does not do, each row becomes a block
+    with a line for each column.
     """
     is_number = [
         any(row[i] is not None for row in answer.rows) and all(isinstance(row[i], int | float | None) for row in answer.rows)
@@ -115,7 +116,7 @@ def table(answer: SqlAnswer, width: int | None = None) -> list[str]:
     while width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
         widest = max((i for i in range(len(widths)) if not is_number[i]), key=lambda i: widths[i], default=None)
         if widest is None or widths[widest] <= _LEAST_WIDTH:
-            break
+            return _blocks(cells)
         over = sum(widths) + 2 * (len(widths) - 1) - width
         second = sorted((w for i, w in enumerate(widths) if not is_number[i]), reverse=True)[1:2]
         widths[widest] = max(_LEAST_WIDTH, widths[widest] - max(1, min(over, widths[widest] - (second or [0])[0])))
@@ -124,6 +125,16 @@ def table(answer: SqlAnswer, width: int | None = None) -> list[str]:
         for row in cells
     ]
     return [line.rstrip() for line in (lines[0], "  ".join("-" * w for w in widths), *lines[1:])]
+
+
+def _blocks(cells: Sequence[Sequence[str]]) -> list[str]:
+    names, *rows = cells
+    width = max(map(_width, names))
+    out: list[str] = []
+    for number, row in enumerate(rows, 1):
+        out.append(f"-- row {number}")
+        out += [f"{_padded(name, width, to_right=False)}  {text}".rstrip() for name, text in zip(names, row, strict=True)]
+    return out
 
 
 def _lines(lines: Iterable[str]) -> bytes:

@@ -81,7 +81,6 @@ class SqliteStore:
         conn.text_factory = lambda data: data.decode(errors="replace")
         for pragma in (
             "query_only = 1",
-            "trusted_schema = 0",
             "temp_store = 2",
             f"hard_heap_limit = {self._memory_bytes // 2}",
         ):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from tidegauge.pipeline.sql_query import SqlAnswer, Fault, Order, QueryError, Question, Reply, Why, too_long
+from tidegauge.pipeline.sql_query import Fault, Order, QueryError, Question, Reply, SqlAnswer, Why, too_long
 
 _FILE_BYTES = 1 << 20
 """Size to which it may grow a file: SQLite's shared index of the write-ahead log, nothing else."""

@@ -13,8 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tidegauge.pipeline.sql_query import SqlAnswer, QueryError, QueryTarget, Question, Why, ask, ask_async
-from tidegauge.pipeline.testing import START_MS, make_batch, make_container, make_sample, make_schema
+from tidegauge.pipeline.records import Event
+from tidegauge.pipeline.sql_query import QueryError, QueryTarget, Question, SqlAnswer, Why, ask, ask_async
+from tidegauge.pipeline.testing import SOURCE, START_MS, make_batch, make_container, make_sample, make_schema
 from tidegauge.sinks.sql.query_time import Clock
 from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
 
@@ -33,7 +34,7 @@ def sink(tmp_path_factory: pytest.TempPathFactory) -> SqlSink:
         for s in range(60)
         for c in containers
     ]
-    sink.write([make_batch(samples, containers, (SCHEMA,))])
+    sink.write([make_batch(samples, containers, (SCHEMA,)), Event(START_MS, "oom", 1, {"pid": 7}, 1, SOURCE)])
     return sink
 
 
@@ -73,6 +74,8 @@ def test_views_tables_and_json_are_there_to_be_asked(sink: SqlSink) -> None:
     assert put(sink, "SELECT count(*) FROM sample JOIN container ON id = container WHERE path = '/c/7'").rows == [[60]]
     assert put(sink, "WITH a AS (SELECT labels FROM containers) SELECT DISTINCT labels ->> 'tier' FROM a").rows == [["front"]]
     assert put(sink, "SELECT key, value FROM json_each('{\"a\": 1}')").rows == [["a", 1]]
+    for view in ("cpu", "memory", "network", "disk", "filesystem", "events", "containers"):
+        assert put(sink, f"SELECT * FROM {view}", limit=1).columns
     sql = "SELECT container, rank() OVER (ORDER BY max(memory_working_set_bytes) DESC) FROM memory GROUP BY 1 LIMIT 1"
     assert put(sink, sql).rows == [["web-40", 1]]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.servers import PostgresServer, need_postgres
 
-from tidegauge.pipeline.sql_query import SqlAnswer, QueryError, QueryTarget, Question, Why, ask
+from tidegauge.pipeline.sql_query import QueryError, QueryTarget, Question, SqlAnswer, Why, ask
 from tidegauge.pipeline.testing import START_MS, make_batch, make_container, make_sample, make_schema
 from tidegauge.sinks.sql import migrate
 from tidegauge.sinks.sql.database import open_database
