@@ -112,6 +112,20 @@ def make_ahead(conn: sa.Connection, lock: int, now_ms: int) -> None:
                 partitions.make_days(table, [today + 1])
 
 
+def hypertables(conn: sa.Connection) -> set[str]:
+    """Tables that TimescaleDB keeps in chunks; none without the extension."""
+    if conn.exec_driver_sql("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'").scalar() is None:
+        return set()
+    sql = "SELECT hypertable_name FROM timescaledb_information.hypertables WHERE hypertable_schema = current_schema()"
+    return set(conn.exec_driver_sql(sql).scalars())
+
+
+def drop_chunks(conn: sa.Connection, hypertable: str, before_ms: int) -> None:
+    """Drops what a hypertable holds of before a time, as far as whole chunks are."""
+    sql = "SELECT drop_chunks(CAST(? AS regclass), older_than => CAST(? AS bigint))"
+    conn.exec_driver_sql(sql, (hypertable, before_ms))
+
+
 def partition_name(table: str, day: int) -> str:
     """`sample_p20261123`; by number where the calendar ends."""
     try:

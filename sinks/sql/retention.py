@@ -246,7 +246,12 @@ class Retention:
         """Drops the days that are over before a time. Returns the tables that have no partitions."""
         with self._conn.begin():
             found = partitions.found(self._conn)
+            hypertables = partitions.hypertables(self._conn)
         for table in tables:
+            if table in hypertables:
+                with self._conn.begin():
+                    partitions.drop_chunks(self._conn, table, cut_ms)
+                yield
             for partition in found.get(table, ()):
                 if partition.to_ms > cut_ms:
                     break
@@ -259,7 +264,7 @@ class Retention:
                     if getattr(exc.orig, "sqlstate", None) != _NOT_AVAILABLE:
                         raise
                 yield
-        return [table for table in tables if table not in found]
+        return [table for table in tables if table not in found and table not in hypertables]
 
     def _horizon_ms(self, now_ms: int) -> int | None:
         """Before when there are no raw rows; None if that is not known."""

@@ -20,7 +20,7 @@ from tests.servers import PostgresServer
 
 from tidegauge.pipeline.errors import RetryableError
 from tidegauge.pipeline.records import Batch
-from tidegauge.pipeline.testing import flat, generate_records
+from tidegauge.pipeline.testing import START_MS, flat, generate_records
 from tidegauge.sinks.sql import migrate
 from tidegauge.sinks.sql.database import Database, open_database
 from tidegauge.sinks.sql.partitions import DAY_MS
@@ -260,29 +260,42 @@ def test_commands_explain_what_is_wrong(postgres: PostgresServer, tmp_path: Path
 # TimescaleDB
 
 
-def test_hypertables_where_the_extension_is(postgres: PostgresServer, database: Database) -> None:
-    """Against stand-ins of its functions: that the statements come, in order, and that the sink writes without partitions."""
+STAND_INS = (
+    "INSERT INTO pg_extension VALUES (99999, 'timescaledb', 10, 2200, true, '2.17', NULL, NULL)",
+    "CREATE TABLE called (name text, arguments text)",
+    """CREATE FUNCTION create_hypertable(relation regclass, column_name name, chunk_time_interval bigint,
+       create_default_indexes boolean) RETURNS void LANGUAGE sql AS
+       $$ INSERT INTO called VALUES (relation::text, concat_ws(' ', column_name, chunk_time_interval, $4)) $$""",
+    """CREATE FUNCTION drop_chunks(relation regclass, older_than bigint) RETURNS void LANGUAGE sql AS
+       $$ INSERT INTO called VALUES ('drop_chunks', relation::text || ' ' || older_than) $$""",
+    "CREATE SCHEMA timescaledb_information",
+    """CREATE VIEW timescaledb_information.hypertables AS
+       SELECT 'public'::name AS hypertable_schema, name::name AS hypertable_name FROM called WHERE name <> 'drop_chunks'""",
+)
+
+
+def test_hypertables_where_the_extension_is(postgres: PostgresServer) -> None:
+    """Against stand-ins of its functions: that the statements come, and that nothing is partitioned besides."""
     with PostgresServer(allow_system_table_mods="on") as server:
         url = server.database(NAME)
-        for statement in (
-            "INSERT INTO pg_extension VALUES (99999, 'timescaledb', 10, 2200, true, '2.17', NULL, NULL)",
-            "CREATE TABLE called (name text, arguments text)",
-            """CREATE FUNCTION create_hypertable(relation regclass, column_name name, chunk_time_interval bigint,
-               create_default_indexes boolean) RETURNS void LANGUAGE sql AS
-               $$ INSERT INTO called VALUES (relation::text, concat_ws(' ', column_name, chunk_time_interval, $4)) $$""",
-        ):
+        for statement in STAND_INS:
             server.sql(statement, database=NAME)
-        other = open_database(url, password=server.password)
-        migrate.upgrade(other)
+        sink = SqlSink(SqlConfig(url=url, password=server.password))
+        migrate.upgrade(sink.database)
         called = server.sql("SELECT name, arguments FROM called", database=NAME)
         assert {name for name, _ in called} == set(SAMPLE_TABLES)
         assert {arguments for _, arguments in called} == {f"ts_ms {DAY_MS} f"}
-        assert server.sql("SELECT count(*) FROM pg_partitioned_table", database=NAME) == [(0,)]
-        sink = SqlSink(SqlConfig(url=url, password=server.password))
         records = list(generate_records(3))
         sink.write(records)
-        sink.close()
+        assert server.sql("SELECT count(*) FROM pg_partitioned_table", database=NAME) == [(0,)]
         assert server.sql("SELECT count(*) FROM sample", database=NAME) == [(len(flat(records)),)]
+        server.sql("DELETE FROM rollup_dirty", database=NAME)
+        now_ms = START_MS + 10 * DAY_MS
+        for _ in range(100):
+            sink.maintain(now_ms, lambda: False)
+        dropped = server.sql("SELECT arguments FROM called WHERE name = 'drop_chunks'", database=NAME)
+        assert {arguments for (arguments,) in dropped} == {f"{t} {(START_MS // DAY_MS + 1) * DAY_MS}" for t in SAMPLE_TABLES}
+        sink.close()
 
 
 @pytest.mark.skipif("TIDEGAUGE_TEST_TIMESCALE_URL" not in os.environ, reason="TIDEGAUGE_TEST_TIMESCALE_URL names no database")
