@@ -280,7 +280,8 @@ class History:
         tick = np.arange(first, first + count)
         late = (tick[None, :] * 7919 + host[:, None] * 104_729) % 13 % 4
         offset = (2 * host + 1) * self.interval_ms // (2 * self._hosts) + place * 12 // 100
-        return self.start_ms + tick[None, :] * self.interval_ms + offset[:, None] + late
+        times: Ints = self.start_ms + tick[None, :] * self.interval_ms + offset[:, None] + late
+        return times
 
     def _chunks(self) -> Iterator[tuple[range, dict[str, Ints]]]:
         """Ticks and the values of all containers in them, [container, tick] by metric; the dead have values too."""

@@ -126,7 +126,7 @@ class Asked:
 
     def _last(self) -> Expected:
         memory = self._values["memory_working_set_bytes"]
-        found = {p: float(memory[i, int(self.history.death[i]) - 1]) for i, p in enumerate(self.paths)}
+        found: Answer = {p: float(memory[i, int(self.history.death[i]) - 1]) for i, p in enumerate(self.paths)}
         return _exactly(found, is_exact=True)
 
     def _steps(self, span: Span) -> tuple[Bools, Ints, Ints]:
@@ -187,8 +187,8 @@ class Asked:
         return _exactly(dict.fromkeys(rose, 1.0), is_exact=True)
 
     def _alive(self) -> Expected:
-        there = self._within(self.alive_hour).any(axis=1)
-        return _exactly({p: 1.0 for p, is_there in zip(self.paths, there, strict=True) if is_there}, is_exact=True)
+        there = np.flatnonzero(self._within(self.alive_hour).any(axis=1))
+        return _exactly({self.paths[i]: 1.0 for i in there.tolist()}, is_exact=True)
 
     def _export(self) -> Expected:
         memory, ts = self._values["memory_working_set_bytes"][self.one], self._ts[self.one]

@@ -123,10 +123,11 @@ class Store:
     def _start(self) -> None:
         raise NotImplementedError
 
-    def _opened(self, sink: Sink) -> Sink:
+    def _opened(self, sink: Any) -> Sink:
         self._exit.callback(sink.close)
         sink.open()
-        return sink
+        opened: Sink = sink
+        return opened
 
     def _server_s(self) -> float:
         return 0.0

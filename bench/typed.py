@@ -6,8 +6,9 @@ from typing import Any
 
 from bench.questions import MINUTE_MS, Answer, Asked, Refused, Span
 from tidegauge.pipeline.history import Bounds, HistoryReader, TooMuch
-from tidegauge.pipeline.history_answer import Series, answer
+from tidegauge.pipeline.history_answer import answer
 from tidegauge.pipeline.history_query import BadQuestion, Question, Select
+from tidegauge.pipeline.history_series import Series
 
 
 def _typed(reader: HistoryReader, asked: Asked, metric: str, span: Span, **more: Any) -> Sequence[Series]:
