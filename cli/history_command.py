@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -81,7 +82,7 @@ def command(
         click.echo(f"no such container was sampled between {_span(answer)}", err=True)
         sys.exit(1)
     is_ascii = not _can_draw()
-    lines = table(answer) if form == "table" else plot(answer, width, is_ascii=is_ascii)
+    lines = table(answer) if form == "table" else plot(answer, width, instance=asked["instance"], is_ascii=is_ascii)
     for line in lines:
         click.echo(line)
 
@@ -137,11 +138,11 @@ def _list(config: Config, container: str | None, asked: dict[str, Any]) -> None:
         click.echo(f"{found['found'] - len(found['containers'])} more that ended earlier are not shown", err=True)
 
 
-def plot(answer: dict[str, Any], width: int, *, is_ascii: bool = False) -> list[str]:
+def plot(answer: dict[str, Any], width: int, *, instance: str | None = None, is_ascii: bool = False) -> list[str]:
     """Lines: a heading, and a plot of each series or a line of blocks, with least, mean and greatest of the buckets."""
     number = formatter(answer["unit"])
     is_binary = answer["unit"].startswith("bytes")
-    lines = [heading(answer), ""]
+    lines = [heading(answer), *_instances(answer, instance), ""]
     if len(answer["series"]) > _CHARTS:
         return [*lines, *_sparklines(answer, width, number, is_ascii), *_legend(answer, is_ascii)]
     for series, name in zip(answer["series"], titles(answer), strict=True):
@@ -149,6 +150,18 @@ def plot(answer: dict[str, Any], width: int, *, is_ascii: bool = False) -> list[
         lines += chart(_buckets(series, answer), width, _HEIGHT, number, is_ascii=is_ascii, is_binary=is_binary)
         lines.append("")
     return [*lines, *_legend(answer, is_ascii)]
+
+
+def _instances(answer: dict[str, Any], instance: str | None) -> list[str]:
+    """Of a metric by interface, disk ...: which there are."""
+    found = [_text(name) for name in answer["instances"]]
+    if not found:
+        return []
+    listed = ", ".join(found[:8]) + (" ..." if len(found) > 8 else "")
+    if instance is None:
+        return [f"of {listed}" if len(found) == 1 else f"sum of {listed}"]
+    fits = [name for name in answer["instances"] if name == instance or fnmatchcase(name, instance)]
+    return [f"of {', '.join(map(_text, fits[:8]))}" if fits else f"none fits {_text(instance)}: there are {listed}"]
 
 
 def _sparklines(answer: dict[str, Any], width: int, number: Callable[[float], str], is_ascii: bool) -> list[str]:

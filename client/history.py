@@ -95,6 +95,8 @@ class History(Model, frozen=True):
     resolution: str = ""
     method: str = ""
     rows: int = 0
+    instances: tuple[str, ...] = ()
+    """Interfaces, disks ... that its containers have, chosen or not; empty for one value a container."""
     found: int = 0
     series: tuple[HistorySeries, ...] = ()
 

@@ -15,6 +15,7 @@ from tidegauge.pipeline.history_series import Cells, Series, readings_of, silenc
 from tidegauge.pipeline.records import Kind, Metric
 
 _ADDED = ("sum", "rate", "increase", "count")
+_MOST_INSTANCES = 100
 _CORES = ("cpu_usage_ns", "cpu_user_ns", "cpu_system_ns", "percpu_usage_ns")
 
 
@@ -35,6 +36,8 @@ class Answer(msgspec.Struct, frozen=True):
     method: str
     rows: int
     """Readings or roll-ups that it was computed from."""
+    instances: Sequence[str]
+    """Interfaces, disks ... that its containers have, chosen or not, 100 at most; empty for one value a container."""
     found: int
     """Series there are; `series` has less with `top`."""
     series: Sequence[Series]
@@ -86,7 +89,7 @@ def _answer(
         raise BadQuestion(f"the question has {found} series, more than {MAX_SERIES}: choose containers, or group them")
     if asked.top is not None and asked.top < found and asked.bucket_ms is not None:
         whole = msgspec.structs.replace(asked, bucket_ms=None)
-        first, rows = _series(reader, whole, metric, width_ms, grouped, bounds, now_ms)
+        first, rows, _ = _series(reader, whole, metric, width_ms, grouped, bounds, now_ms)
         grouped = {key: grouped[key] for key, _ in _greatest(first, asked.top)}
     count = 1 if asked.bucket_ms is None else len(asked.starts())
     if len(grouped) * count > MAX_VALUES:
@@ -94,7 +97,7 @@ def _answer(
             f"the question has {len(grouped)} series of {count} buckets, more than {MAX_VALUES} values: "
             "choose longer buckets, fewer containers, or top"
         )
-    made, more = _series(reader, asked, metric, width_ms, grouped, bounds, now_ms)
+    made, more, instances = _series(reader, asked, metric, width_ms, grouped, bounds, now_ms)
     if asked.top is not None:
         made = _greatest(made, asked.top)
     return Answer(
@@ -109,6 +112,7 @@ def _answer(
         resolution=resolution.name_of(width_ms),
         method=_method(asked, resolution.needs_sketch(asked, metric, width_ms)),
         rows=rows + more,
+        instances=sorted(instances - {""})[:_MOST_INSTANCES],
         found=found,
         series=[series for _, series in made],
     )
@@ -139,11 +143,11 @@ def _series(
     grouped: _Groups,
     bounds: Bounds,
     now_ms: int,
-) -> tuple[_Made, int]:
-    """A series a group, and how many readings and roll-ups were read."""
+) -> tuple[_Made, int, set[str]]:
+    """A series a group, how many readings and roll-ups were read, and the instances there are."""
     containers = [c for group in grouped.values() for c in group]
     if not containers:
-        return [], 0
+        return [], 0, set()
     slack_ms = max(silence_ms_of(c, metric) for c in containers)
     starts = resolution.sample_starts(reader, asked, width_ms, containers)
     for from_ms in starts:
@@ -155,7 +159,8 @@ def _series(
             if from_ms == starts[-1]:
                 raise
     gaps = reader.gaps(containers, *span)
-    rolled, rows = resolution.rolled(reader, asked, metric, width_ms, containers, from_ms, bounds)
+    rolled, rows, instances = resolution.rolled(reader, asked, metric, width_ms, containers, from_ms, bounds)
+    instances.update(name for own in fetched.values() for name in own)
     rows += sum(len(readings) for own in fetched.values() for readings in own.values())
     out: _Made = []
     for key, group in grouped.items():
@@ -169,7 +174,7 @@ def _series(
             raw = (read[c.key], gaps.get(c.key, ()), from_ms)
             series.add(c, rolled.get(c.key, ()), raw, now_ms)
         out.append((key, series.result(dict(key), group)))
-    return out, rows
+    return out, rows, instances
 
 
 def _outermost(group: Sequence[StoredContainer], known: Collection[ContainerKey]) -> list[StoredContainer]:

@@ -114,13 +114,13 @@ def rolled(
     containers: Sequence[StoredContainer],
     until_ms: int,
     bounds: Bounds,
-) -> tuple[Mapping[ContainerKey, Sequence[Bucket]], int]:
-    """Roll-ups before a time by container, and how many they are.
+) -> tuple[Mapping[ContainerKey, Sequence[Bucket]], int, set[str]]:
+    """Roll-ups before a time by container, how many they are, and of which instances there are some.
 
     NeedsSamples where several instances would have to be summed that only samples can tell.
     """
     if width_ms is None or not isinstance(reader, RollupReader):
-        return {}, 0
+        return {}, 0, set()
     with_sketch = needs_sketch(asked, metric, width_ms)
     found = reader.rolled(containers, metric, width_ms, asked.since_ms, until_ms, bounds, with_sketch=with_sketch)
     out, rows = {}, 0
@@ -130,7 +130,7 @@ def rolled(
         if len(chosen) > 1 and (with_sketch or asked.agg in ("min", "max")):
             raise NeedsSamples(f"roll-ups hold no {asked.agg} of several instances together: choose one, or resolution=raw")
         out[key] = chosen[0] if len(chosen) == 1 else summed(chosen)
-    return out, rows
+    return out, rows, {name for own in found.values() for name in own}
 
 
 def summed(parts: Sequence[Sequence[Bucket]]) -> list[Bucket]:

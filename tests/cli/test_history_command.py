@@ -103,6 +103,15 @@ def test_csv_and_json_hold_the_numbers_as_they_are(state_dir: Path) -> None:
     assert rows[-1][3:] == ["", "", "gone"]
 
 
+def test_a_plot_names_the_interfaces(state_dir: Path) -> None:
+    for arguments, text in (
+        ((), "sum of eth0, eth1"),
+        (("--instance", "eth1"), "of eth1"),
+        (("--instance", "wlan*"), "none fits wlan*: there are eth0, eth1"),
+    ):
+        assert _lines(_run(state_dir, "/docker/a", "network_receive_bytes", *SPAN, *arguments))[1] == text
+
+
 def test_choices_reach_the_question(state_dir: Path) -> None:
     asked = (
         "*",

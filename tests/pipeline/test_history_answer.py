@@ -109,6 +109,14 @@ def test_interfaces_are_summed_or_chosen(agg: str) -> None:
             assert point.coverage == _near(coverage)
 
 
+def test_the_answer_lists_the_interfaces_there_are() -> None:
+    for instance in (None, "eth0", "none*"):
+        found = _ask("network_receive_bytes", select=Select(path=("/", "/docker/a")), instance=instance)
+        assert found.instances == ["eth0", "eth1"]
+    assert [s.value for s in found.series] == [None, None]
+    assert _ask(CPU).instances == []
+
+
 def test_an_interface_that_goes_is_no_fall_and_one_that_comes_no_burst() -> None:
     found = _one(_ask("network_receive_bytes", agg="max", bucket_ms=60_000, select=Select(path=("/docker/a",))))
     rates = {p.value for p in found.points if p.value is not None}
