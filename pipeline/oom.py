@@ -23,6 +23,8 @@ OOM, OOM_KILL = "oom", "oom_kill"
 KINDS = (OOM, OOM_KILL)
 REPORT_WAIT_S = 1.0
 """So long a count waits for what the kernel's log says of it; the log is read within milliseconds."""
+_BEHIND_NS = 5_000_000_000
+"""So much longer it waits while the log was not read to its end: on a busy machine its reader has its turn late."""
 _CONTAINER_WAIT_NS = 2_000_000_000
 """So long a report waits for its container to be discovered."""
 _LATE_NS = 10_000_000_000
@@ -67,6 +69,8 @@ class OomWatch:
         self._last_time_ms = last_time_ms or 0
         self.awaits_reports = False
         """True while somebody reads the kernel's log: a count then waits a moment for its report."""
+        self.is_behind: Callable[[], bool] = bool
+        """Whether there is more of the log than was told so far."""
         self._getters: dict[int, Callable[[Values], Any] | None] = {}
         self._pending: dict[str, _Pending] = {}
         self._waiting: list[tuple[int, str, str, OomReport]] = []
@@ -115,7 +119,8 @@ class OomWatch:
             else:
                 self._waiting.append((due_ns, kind, path, report))
         for instance in [i for i, p in self._pending.items() if p.due_ns <= now_ns]:
-            self._write_bare(instance, now_ns)
+            if now_ns >= self._pending[instance].due_ns + _BEHIND_NS or not self.is_behind():
+                self._write_bare(instance, now_ns)
         for key in [key for key, (_, until_ns) in self._bare.items() if until_ns <= now_ns]:
             del self._bare[key]
 

@@ -130,7 +130,8 @@ class Sampler:
     def expect_oom_reports(self, is_behind: Callable[[], bool]) -> None:
         """Somebody reads the kernel's log and calls `report_oom`; `is_behind` if there is more to read. Before `run`."""
         self._ooms.awaits_reports = True
-        self._roster.hold_s = lambda: REPORT_WAIT_S if is_behind() or self._commands else 0.0
+        self._ooms.is_behind = lambda: is_behind() or bool(self._commands)
+        self._roster.hold_s = lambda: REPORT_WAIT_S if self._ooms.is_behind() else 0.0
 
     def report_oom(self, report: OomReport) -> None:
         """Hands over what the kernel's log says of an OOM kill."""

@@ -436,6 +436,18 @@ def test_strict_names_the_killed_container_in_oom() -> None:
     assert [(e["event_type"], e["container_name"]) for e in found] == [("oomKill", "/docker"), ("oom", f"/docker/{ID_A}")]
 
 
+@pytest.mark.parametrize(("is_strict", "kind", "other"), [(False, "oom_kill", "oom"), (True, "oom", "oom_kill")])
+def test_an_oom_kill_of_which_nothing_more_is_known_has_the_same_shape(is_strict: bool, kind: str, other: str) -> None:
+    """The kernel's log may leave out who was killed."""
+    api = filled(is_strict=is_strict)
+    api.write(Event(START_MS, kind, 3, {"count": 1}, row=100), Event(START_MS + 1, other, 3, {"count": 1}, row=101))
+    found = api.get("/api/v2.1/events/docker?oom_events=1&oom_kill_events=1&subcontainers=true").json
+    assert [(e["event_type"], e["event_data"]) for e in found] == [
+        ("oomKill", {"oom": {"pid": 0, "process_name": "", "constraint": ""}}),
+        ("oom", {}),
+    ]
+
+
 def test_storage_by_uuid_and_label(tmp_path: Path, api: Api) -> None:
     from tidegauge.api.cadvisor import v2
 

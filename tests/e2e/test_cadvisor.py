@@ -161,6 +161,14 @@ def _other_shape(file: str, theirs: Any, ours: Any) -> list[str]:
         pairs = [(by_name[o["name"]], o) for o in ours if o["name"] in by_name]
         assert pairs, file
         return [problem for t, o in pairs for problem in _other_shape(file, t, o)]
+    elif isinstance(theirs, list) and theirs and "event_type" in theirs[0]:
+        # what happened here is not what happened there: each of ours is held against one of theirs of its type
+        by_type = {e["event_type"]: [e] for e in theirs}
+        return [p for o in ours if o["event_type"] in by_type for p in _shape(file, by_type[o["event_type"]], [o])]
+    return _shape(file, theirs, ours)
+
+
+def _shape(file: str, theirs: Any, ours: Any) -> list[str]:
     found = unlisted(compare(theirs, ours, "machine" if file.endswith(("machine.json", "attributes.json")) else ""))
     # the recorded cgroups did block I/O, and ours may have nothing to do it on; recorded trees show its form
     found = [d for d in found if not (d.kind == "missing" and d.place.endswith(("io_service_bytes", "io_serviced")))]

@@ -166,6 +166,19 @@ def test_a_report_that_comes_too_late_is_no_second_kill() -> None:
     assert bench.events() == told
 
 
+def test_a_count_waits_longer_for_its_report_while_the_log_is_not_read_to_its_end_but_not_for_ever() -> None:
+    bench = Bench()
+    bench.is_behind = True
+    bench.kernel.kill("/a", "/a/b")
+    bench.rig.run(4)
+    assert bench.events() == []
+    bench.say()
+    assert [details.get("pid") for _, _, details in bench.events()] == [42, 42]
+    bench.kernel.kill("/a", "/a/b")
+    bench.rig.run(9)
+    assert bench.events()[2:] == [("oom", "/a", {"count": 1}), ("oom_kill", "/a/b", {"count": 1})]
+
+
 def test_two_kills_of_which_the_log_tells_one() -> None:
     bench = Bench()
     bench.kernel.kill("/a", "/a/b")
@@ -236,12 +249,11 @@ def test_an_end_waits_while_the_log_is_not_read_to_its_end() -> None:
 def test_a_report_behind_the_event_of_a_container_that_leaves_is_no_second_kill() -> None:
     bench = Bench()
     bench.kernel.kill("/a/b", "/a/b")
-    bench.rig.run(1)
+    bench.rig.run(2.2)
     bench.is_behind = True
-    bench.rig.run(0.2)
     bench.world.remove("/a/b")
     bench.rig.sampler.turn()
-    bench.rig.run(0.85)
+    bench.rig.run(0.2)
     told = [("oom", "/a/b", {"count": 1}), ("oom_kill", "/a/b", {"count": 1})]
     assert bench.events() == told
     assert bench.rig.sampler._roster.leaving("/a/b") is not None
