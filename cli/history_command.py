@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -19,6 +20,7 @@ from tidegauge.cli.options import common, load
 from tidegauge.cli.plot import Bucket, chart, sparkline
 from tidegauge.cli.status_command import ask
 from tidegauge.pipeline.config import Config
+from tidegauge.pipeline.history_query import Given, span
 
 _CHARTS = 3
 """So many series have a plot each; more have a line each."""
@@ -69,7 +71,8 @@ def command(
     width = _width()
     parameters = _parameters(asked, container)
     if asked["bucket"] is None:
-        parameters.append(("bucket", _fitting_bucket(config, parameters, width)))
+        given = {name: [asked[name]] for name in ("since", "until") if asked[name] is not None}
+        parameters.append(("bucket", _fitting_bucket(*span(Given(given), time.time_ns() // 1_000_000), width)))
     text = ask(config, "GET", f"/api/v1/history/query?{urlencode([('metric', metric), *parameters])}", silence_s=60)
     if form == "json":
         click.echo(msgspec.json.format(text, indent=2).decode())
@@ -109,11 +112,9 @@ def _parameters(asked: dict[str, Any], container: str | None) -> list[tuple[str,
     return out
 
 
-def _fitting_bucket(config: Config, parameters: Sequence[tuple[str, str]], width: int) -> str:
+def _fitting_bucket(since_ms: int, until_ms: int, width: int) -> str:
     """The narrowest usual bucket of which no more than fit beside each other are in the span."""
-    span = [(k, v) for k, v in parameters if k in ("since", "until", "store")]
-    found = msgspec.json.decode(ask(config, "GET", f"/api/v1/history/containers?{urlencode([*span, ('limit', '0')])}"))
-    least_ms = (found["until_ms"] - found["since_ms"]) / (2 * width)
+    least_ms = (until_ms - since_ms) / (2 * width)
     return f"{next((step for step in _STEPS_MS if step >= least_ms), _STEPS_MS[-1])}ms"
 
 

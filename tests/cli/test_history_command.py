@@ -144,7 +144,7 @@ def test_without_a_container_or_a_metric_it_lists_them(state_dir: Path) -> None:
 def test_what_cannot_be_is_said_on_one_line(state_dir: Path, tmp_path: Path) -> None:
     for arguments, text in (
         (("web", "cpu"), "400: metric: there is no 'cpu'"),
-        (("web", "cpu_usage_ns", "--since", "soon"), "400: since: expected 24h"),
+        (("web", "cpu_usage_ns", "--since", "soon"), "since: expected 24h"),
         (("web", "cpu_usage_ns", "--agg", "most"), "400: agg: expected one of avg"),
         (("web", "cpu_usage_ns", "--store", "void"), "400: store: expected one of sql"),
     ):
