@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tidegauge.pipeline.errors import ConfigError, PartialWriteError, PermanentError, RetryableError, SinkError
-from tidegauge.pipeline.history import HistoryReader
 from tidegauge.pipeline.records import Batch, Container, End, Event, Gap, Record
 from tidegauge.sinks.influxdb_admin import difference
 from tidegauge.sinks.influxdb_cadvisor import CadvisorEncoder
@@ -109,7 +108,7 @@ class InfluxdbSink:
             self.takes = (Batch,)
         self._transport: Transport | None = None
         self._grid: Grid | None = None
-        self._history: HistoryReader | None = None
+        self._history = InfluxdbHistory(self._asker)
         self._told: str | None = None
 
     def open(self) -> None:
@@ -166,10 +165,8 @@ class InfluxdbSink:
             return str(exc)
         return None
 
-    def history(self) -> HistoryReader:
+    def history(self) -> InfluxdbHistory:
         """What this sink has written, by queries. VictoriaMetrics has no such queries, and the layout must be `native`."""
-        if self._history is None:
-            self._history = InfluxdbHistory(self._asker)
         return self._history
 
     def _asker(self) -> Asker:

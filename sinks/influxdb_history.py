@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, METRICS, SCALAR_TABLES
-from tidegauge.pipeline.errors import SinkError
+from tidegauge.pipeline.errors import RetryableError, SinkError
 from tidegauge.pipeline.history import Bounds, ContainerKey, Reading, Span, StoredContainer, StoreError
 from tidegauge.pipeline.records import Kind, Metric, TableSchema, Value
 from tidegauge.sinks.influxdb_downsampling import is_made
@@ -190,6 +190,8 @@ class InfluxdbHistory:
                 asker = self._asker
             yield from ask(asker)
         except SinkError as exc:
+            if isinstance(exc, RetryableError) and exc.is_config_fault:
+                self.close()  # a secret that was exchanged is read at the next question
             raise StoreError(str(exc)) from None
 
 

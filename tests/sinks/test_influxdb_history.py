@@ -221,6 +221,23 @@ def test_a_store_that_cannot_be_asked_says_so(influxd: Influxd) -> None:
         InfluxdbSink(InfluxdbConfig(url="http://127.0.0.1:9", timeout_s=2)).history().containers(0, FAR)
 
 
+@pytest.mark.integration
+def test_a_password_that_was_exchanged_is_read_at_the_next_question(tmp_path: Path) -> None:
+    need_influxd()
+    with Influxd(tmp_path / "influxd", auth=True) as server:
+        server.query("CREATE USER admin WITH PASSWORD 'right' WITH ALL PRIVILEGES")
+        file = tmp_path / "password"
+        file.write_text("wrong")
+        sink = InfluxdbSink(InfluxdbConfig(url=server.url, user="admin", password_file=file))
+        with pytest.raises(StoreError, match="HTTP 401"):
+            sink.history().oldest_ms()
+        file.write_text("right")
+        sink.open()
+        assert sink.history().oldest_ms() is None
+        sink.history().close()
+        sink.close()
+
+
 TYPES = (
     "#datatype,string,long,dateTime:RFC3339,{},string,string,string\r\n"
     "#group,false,false,false,false,true,true,true\r\n#default,_result,,,,,,\r\n"
