@@ -1,13 +1,14 @@
 """Layout `cadvisor`: lines taken apart by an independent parser, and a real InfluxDB asked as dashboards for it do."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.line_parser import parse
-from tests.servers import Influxd, need_influxd
+from tests.servers import Influxd, VictoriaMetrics, need_influxd, need_victoria_metrics
 
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, Catalogue
 from tidegauge.pipeline.errors import ConfigError
@@ -227,3 +228,19 @@ def test_dashboards_of_the_driver_are_answered(influxd: Influxd) -> None:
     assert total[0]["sum"] == 3 << 20
     ((count,),) = (ask('SELECT count("value") FROM "tx_bytes"'),)
     assert count["count"] == 24, "a repeat is the same points"
+
+
+@pytest.mark.integration
+def test_victoria_metrics_has_a_series_for_each_measurement(tmp_path: Path) -> None:
+    need_victoria_metrics()
+    with VictoriaMetrics(tmp_path / "victoria") as server:
+        sink = InfluxdbSink(InfluxdbConfig(url=server.url, layout="cadvisor"))
+        sink.open()
+        for _ in range(2):
+            sink.write([make_batch([full()], (WEB,), (SCHEMA,))])
+        sink.close()
+        found = server.export('{__name__!=""}')
+    assert {series["metric"]["__name__"] for series in found} == {f"{m}_value" for m in DRIVER}
+    (usage,) = (series for series in found if series["metric"]["__name__"] == "memory_usage_value")
+    assert usage["metric"] == {"__name__": "memory_usage_value", "container_name": "web", "machine": "host-a"}
+    assert (usage["values"], usage["timestamps"]) == ([1000 + NAMES.index("memory_usage_bytes")], [START_MS])
