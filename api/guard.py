@@ -49,6 +49,8 @@ HAS_CERTIFICATE = "has_certificate"
 """Key under which the server says whether it verified a certificate of the client."""
 _IS_TRUSTED = "is_trusted"
 """Key under which the guard says that it saw a credential."""
+URL_PREFIX = "url_prefix"
+"""Key under which the guard puts the prefix that it took off the path: where answers lead must bear it again."""
 TIME_LIMIT = "time_limit"
 """Key of the scope's state under which the guard puts the time limit of a request."""
 GO_ON = "go_on"
@@ -135,6 +137,7 @@ class Guard:
             self.refused[key] += 1
             await PlainTextResponse(text + "\n", status)(scope, receive, _with_headers(send))
             return
+        scope = self._without_prefix(scope)
         self._now += 1
         sender = _Sender(_with_headers(send))
         try:
@@ -155,6 +158,14 @@ class Guard:
                 await PlainTextResponse(self._too_large() + "\n", 413)(scope, receive, sender)
         finally:
             self._now -= 1
+
+    def _without_prefix(self, scope: Scope) -> Scope:
+        """What routes see. The scope's `raw_path` stays as the client sent it, which is what a digest is over."""
+        prefix = self._config.url_base_prefix
+        if not prefix or not f"{scope['path']}/".startswith(f"{prefix}/"):
+            return scope
+        state = {**scope.get("state", {}), URL_PREFIX: prefix}
+        return {**scope, "path": scope["path"][len(prefix) :] or "/", "state": state}
 
     async def _is_let_in(self, scope: Scope, receive: Receive, send: Send) -> bool:
         """False: the request was answered, for it bears no credential or a wrong one."""

@@ -48,6 +48,12 @@ def _file(text: str) -> str | None:
     return os.path.abspath(text) if text else None
 
 
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*/?", text):
+        raise ValueError("a path such as /cadvisor")
+    return text.rstrip("/")
+
+
 def _port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:
         raise ValueError("a port from 0 to 65535")
@@ -137,11 +143,13 @@ FLAGS: Mapping[str, Flag] = {
     "http_auth_realm": Flag(_text, "http.auth_realm"),
     "http_digest_file": Flag(_file, "http.digest_file"),
     "http_digest_realm": Flag(_text, "http.digest_realm"),
+    "url_base_prefix": Flag(_prefix, "http.url_base_prefix"),
     "profiling": Flag(_boolean, "http.debug"),
     "housekeeping_interval": Flag(go_duration, "sampler.base_interval_s"),
     "max_housekeeping_interval": Flag(go_duration, "sampler.max_interval_s"),
     "allow_dynamic_housekeeping": Flag(_boolean, "sampler.dynamic"),
     "global_housekeeping_interval": Flag(go_duration, "sampler.walk_interval_s"),
+    "update_machine_info_interval": Flag(go_duration, "sampler.machine_interval_s"),
     "raw_cgroup_prefix_whitelist": Flag(_list, ""),
     "storage_driver": Flag(_list, ""),
     "storage_duration": Flag(go_duration, "sinks.memory.storage_duration_s"),
@@ -170,6 +178,14 @@ FLAGS: Mapping[str, Flag] = {
     "containerd": Flag(_text, None, "containerd's state folder is read: see runtimes.containerd.state"),
     "containerd_namespace": Flag(_text, None, "containers of all namespaces are named"),
     "docker_root": Flag(_text, None, "nothing below it is read"),
+    "docker_env_metadata_whitelist": Flag(_text, None, "env_metadata_whitelist is for all runtimes"),
+    "containerd_env_metadata_whitelist": Flag(_text, None, "env_metadata_whitelist is for all runtimes"),
+    "crio_client_timeout": Flag(go_duration, None, "CRI-O's state folder is read"),
+    "container_hints": Flag(_text, None, "no hints are read"),
+    "enable_load_reader": Flag(_boolean, None, "tasks are counted unless the group cpuLoad is off"),
+    "machine_id_file": Flag(_text, None, "the usual places are read"),
+    "boot_id_file": Flag(_text, None, "the usual place is read"),
+    "log_cadvisor_usage": Flag(_boolean, None, "the program is measured like any other"),
     "jitter_factor": Flag(_text, None, "sampling is not jittered"),
     "initial_splay_factor": Flag(_text, None, "sampling is not jittered"),
     "max_procs": Flag(_text, None, "it has no meaning here"),

@@ -82,6 +82,8 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """True: questions in SQL on `/api/v1/query`, for who has a credential or the Unix socket."""
     query_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
     """How long such a question may take; at most nine tenths of `request_timeout_s`."""
+    url_base_prefix: Annotated[str, msgspec.Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = ""
+    """Path under which a proxy shows the listener, such as `/cadvisor`: it is taken off before each path."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names that requests may bear besides localhost, the addresses listened on and this host's name."""
     max_connections: Annotated[int, msgspec.Meta(ge=1)] = 512

@@ -22,7 +22,7 @@ from tidegauge.api.cadvisor.series import Series, Wanted, encode
 from tidegauge.api.cadvisor.sources import Sources
 from tidegauge.api.cadvisor.summary import Summaries
 from tidegauge.api.events import EventPages
-from tidegauge.api.guard import UNTRUSTED, go_on, is_trusted, without_time_limit
+from tidegauge.api.guard import UNTRUSTED, URL_PREFIX, go_on, is_trusted, without_time_limit
 from tidegauge.api.processes import STATUS, TIMEOUT_S
 from tidegauge.pipeline.errors import RequestError
 from tidegauge.pipeline.event_store import EventStore
@@ -66,7 +66,7 @@ class CadvisorApi:
         if not (path == "/api" or path.startswith("/api/")):
             return PlainTextResponse("There is nothing at this path; / lists what there is.\n", 404)
         if (moved := _moved(path)) is not None:
-            return _redirect(moved, request.url.query)
+            return _redirect(request.scope.get("state", {}).get(URL_PREFIX, "") + moved, request.url.query)
         try:
             what = asked(path)
             if what.type == "events":

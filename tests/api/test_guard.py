@@ -165,3 +165,26 @@ def test_requests_that_have_ended_do_not_count_as_under_way() -> None:
     for _ in range(5):
         asyncio.run(guard(dict(scope), receive, send))
     assert statuses == [200] * 5
+
+
+@pytest.mark.parametrize(
+    ("path", "seen"),
+    [("/a/b/metrics", "/metrics"), ("/a/b", "/"), ("/a/b/", "/"), ("/metrics", "/metrics"), ("/a/bmetrics", "/a/bmetrics")],
+)
+def test_the_prefix_under_which_a_proxy_shows_the_listener_is_taken_off(path: str, seen: str) -> None:
+    paths: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        paths.append(scope["path"])
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    guard = Guard(app, HttpConfig(url_base_prefix="/a/b"), ["here"])
+    scope = {"type": "http", "method": "GET", "path": path, "state": {IS_LOCAL_SOCKET: True}, "headers": []}
+
+    async def send(message: Any) -> None: ...
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    asyncio.run(guard(scope, receive, send))
+    assert paths == [seen]

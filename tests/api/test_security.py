@@ -121,6 +121,21 @@ def test_every_route_answers_who_has_a_credential(listener: Listener) -> None:
             assert get(listener, path, f"Authorization: Bearer {TOKEN}")[0] not in (0, 401, 403, 429, 500), path
 
 
+def test_a_prefix_opens_nothing_and_redirects_lead_behind_it(tmp_path: Path) -> None:
+    with listening(_config(tmp_path, url_base_prefix="/cadvisor"), tmp_path) as found:
+        assert get(found, "/cadvisor/healthz")[0] == 200
+        for path in ("/cadvisor/metrics", "/cadvisor", "/cadvisor/x/../healthz", "/cadvisor/cadvisor/healthz", "/metrics"):
+            assert get(found, path)[0] == 401, path
+        bearer = f"Authorization: Bearer {TOKEN}"
+        assert get(found, "/cadvisor/metrics", bearer)[0] == get(found, "/metrics", bearer)[0] == 200
+        status, answer = get(found, "/cadvisor/api", bearer)
+        assert (status, b"\r\nlocation: /cadvisor/api/\r\n" in answer) == (301, True)
+        client = Client(found)
+        assert get(found, "/cadvisor/metrics", client.header(uri="/cadvisor/metrics"))[0] == 200, (
+            "a digest is over what was sent"
+        )
+
+
 def test_a_token_in_the_address_does_not_count(listener: Listener) -> None:
     for query in (f"token={TOKEN}", f"access_token={TOKEN}", f"api_key={TOKEN}"):
         assert get(listener, f"/metrics?{query}")[0] == 401

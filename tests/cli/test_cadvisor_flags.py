@@ -33,6 +33,14 @@ def test_what_go_refuses_as_a_duration_is_refused(text: str) -> None:
         go_duration(text)
 
 
+def test_the_prefix_of_a_proxy_and_the_interval_of_the_machine() -> None:
+    want = {"http": {"url_base_prefix": "/cadvisor"}, "sampler": {"machine_interval_s": 60.0}}
+    assert _translate("--url_base_prefix=/cadvisor/", "--update_machine_info_interval=1m")[0] == want
+    assert _translate("--url_base_prefix=")[0] == {"http": {"url_base_prefix": ""}}
+    with pytest.raises(click.UsageError, match="a path such as /cadvisor"):
+        _translate("--url_base_prefix=cadvisor")
+
+
 def test_the_limit_of_application_metrics() -> None:
     assert _translate("--application_metrics_count_limit=50")[0] == {"collectors": {"app": {"metrics_limit": 50}}}
     with pytest.raises(click.UsageError, match="a number from 1 to 10000"):
