@@ -165,9 +165,10 @@ def _events(is_sqlite: bool) -> str:
     if is_sqlite:
         details = "json_object('reason', s.reason, 'to_ms', s.to_ms, 'rows_lost', s.rows_lost)"
     else:
-        details = "CAST(json_build_object('reason', s.reason, 'to_ms', s.to_ms, 'rows_lost', s.rows_lost) AS TEXT)"
+        details = "jsonb_build_object('reason', s.reason, 'to_ms', s.to_ms, 'rows_lost', s.rows_lost)"
+    told = "s.details" if is_sqlite else "CAST(s.details AS JSONB)"
     return f"""
-SELECT {_time("s.ts_ms", is_sqlite)} AS time, s.ts_ms AS ts_ms, s.kind AS kind, {who}, {host}, {more}, s.details AS details
+SELECT {_time("s.ts_ms", is_sqlite)} AS time, s.ts_ms AS ts_ms, s.kind AS kind, {who}, {host}, {more}, {told} AS details
 FROM event s {left}
 UNION ALL
 SELECT {_time("s.from_ms", is_sqlite)}, s.from_ms, 'gap', {who}, {host}, {more}, {details}
@@ -186,7 +187,8 @@ SELECT coalesce(m.name, c.path) AS container, m.name AS name, c.path AS path, c.
     {_time("c.ended_ms", is_sqlite)} AS ended, c.ended_ms AS ended_ms,
     {_time("w.first_ms", is_sqlite)} AS first_sample, w.first_ms AS first_ms,
     {_time("w.last_ms", is_sqlite)} AS last_sample, w.last_ms AS last_ms,
-    {kept}, m.labels AS labels, {_limit("m.memory_limit_bytes")} AS memory_limit_bytes,
+    {kept}, {"m.labels" if is_sqlite else "CAST(m.labels AS JSONB)"} AS labels,
+    {_limit("m.memory_limit_bytes")} AS memory_limit_bytes,
     CAST({_limit("m.cpu_quota_us")} AS DOUBLE PRECISION) / m.cpu_period_us AS cpu_limit_cores,
     c.source AS source, c.instance AS instance, c.epoch AS epoch
 FROM container c

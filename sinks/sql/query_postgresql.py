@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 from psycopg import pq
+from psycopg.types.json import set_json_loads
 
 from tidegauge.pipeline.sql_query import QueryError, Why
 from tidegauge.sinks.sql.query_time import Clock
@@ -154,12 +155,14 @@ def _call(tokens: list[tuple[str, str]], at: int) -> tuple[list[str], int] | Non
 
 
 class PostgresqlStore:
-    def __init__(self, parameters: Mapping[str, str], password_file: str | None) -> None:
+    def __init__(self, parameters: Mapping[str, str], password_file: str | None, clock: Clock) -> None:
+        self._clock = clock
+        self._conn: psycopg.Connection[Any] | None = None
         self._parameters = parameters
         self._password_file = password_file
 
     def ask(self, sql: str, limit: int, deadline_s: float) -> Rows:
-        statement = prepared(sql, Clock())
+        statement = prepared(sql, self._clock)
         try:
             conn = self._connect(deadline_s)
         except OSError as exc:
@@ -183,6 +186,10 @@ class PostgresqlStore:
         columns = [column.name for column in cursor.description or ()]
         return Rows(columns, self._rows(conn, cursor, limit, deadline_s))
 
+    def close(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+
     def _rows(
         self, conn: psycopg.Connection[Any], cursor: psycopg.Cursor[Any], limit: int, deadline_s: float
     ) -> Iterator[tuple[Any, ...]]:
@@ -202,7 +209,8 @@ class PostgresqlStore:
         parameters: dict[str, Any] = {"connect_timeout": 10, "application_name": "tidegauge query", **self._parameters}
         if self._password_file:
             parameters["password"] = Path(self._password_file).read_text().strip()
-        conn = psycopg.connect(**parameters)
+        self._conn = conn = psycopg.connect(**parameters)
+        set_json_loads(_as_text, conn)
         left_ms = max(1, int((deadline_s - time.monotonic()) * 1000))
         for name, value in (
             ("statement_timeout", left_ms),
@@ -241,6 +249,10 @@ class PostgresqlStore:
         if not state or (state.startswith(("08", "57", "58", "XX")) and state != "08P01"):
             return QueryError(Why.STORE, f"The server does not answer: {_said(exc)}")
         return QueryError(Why.BAD_SQL, _said(exc))
+
+
+def _as_text(data: str | bytes) -> str:
+    return data if isinstance(data, str) else data.decode()
 
 
 def _said(exc: psycopg.Error) -> str:

@@ -47,16 +47,20 @@ _BUSY_S = 5.0
 
 
 class SqliteStore:
-    def __init__(self, path: str, memory_bytes: int) -> None:
+    def __init__(self, path: str, memory_bytes: int, clock: Clock) -> None:
         self._path = Path(path)
         self._memory_bytes = memory_bytes
-        self._clock = Clock()
+        self._clock = clock
+        self._conn: sqlite3.Connection | None = None
         self._refused = ""
         """Why the authorizer or a function of ours refused last: SQLite's own message does not tell."""
 
     def ask(self, sql: str, limit: int, deadline_s: float) -> Rows:
         try:
-            conn = self._open()
+            self._conn = conn = sqlite3.connect(
+                f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S, isolation_level=None
+            )
+            self._bound(conn)
         except sqlite3.Error as exc:
             raise QueryError(Why.STORE, f"The database cannot be opened: {exc}.") from exc
         conn.set_progress_handler(lambda: time.monotonic() > deadline_s, _STEPS)
@@ -69,15 +73,17 @@ class SqliteStore:
             raise QueryError(Why.BAD_SQL, "Expected a SELECT, got nothing that has rows.")
         return Rows([column[0] for column in cursor.description], self._rows(cursor, limit))
 
+    def close(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+
     def _rows(self, cursor: sqlite3.Cursor, limit: int) -> Iterator[tuple[Any, ...]]:
         try:
             yield from itertools.islice(cursor, limit)
         except sqlite3.Error as exc:
             raise self._fault(exc) from exc
 
-    def _open(self) -> sqlite3.Connection:
-        uri = f"{self._path.absolute().as_uri()}?mode=ro"
-        conn = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
+    def _bound(self, conn: sqlite3.Connection) -> None:
         conn.text_factory = lambda data: data.decode(errors="replace")
         for pragma in (
             "query_only = 1",
@@ -92,7 +98,6 @@ class SqliteStore:
         conn.create_function("ms", -1, self._ms, deterministic=True)
         conn.execute("SELECT count(*) FROM json_each('[]') a, json_tree('[]') b").fetchall()  # they are made at their first use
         conn.set_authorizer(self._allows)
-        return conn
 
     def _ms(self, *words: str) -> int:
         try:

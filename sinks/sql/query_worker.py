@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from tidegauge.pipeline.sql_query import Fault, Order, QueryError, Question, Reply, SqlAnswer, Why, too_long
+from tidegauge.sinks.sql.query_time import Clock
 
 _FILE_BYTES = 1 << 20
 """Size to which it may grow a file: SQLite's shared index of the write-ahead log, nothing else."""
@@ -32,8 +33,10 @@ class Rows(NamedTuple):
 
 class Store(Protocol):
     def ask(self, sql: str, limit: int, deadline_s: float) -> Rows:
-        """At least `limit` rows if there are so many; QueryError. `deadline_s` is of the monotonic clock."""
+        """At least `limit` rows if there are so many; QueryError. `deadline_s` is of the monotonic clock. Once."""
         ...
+
+    def close(self) -> None: ...
 
 
 def bound(question: Question) -> None:
@@ -65,7 +68,7 @@ def answer(order: Order) -> Reply:
         store = _store(order)
         bound(question)
         found = store.ask(question.sql, question.limit + 1, deadline_s)
-        return Reply(_collect(found, question))
+        return Reply(collect(found, question))
     except QueryError as exc:
         return Reply(fault=Fault(exc.why, str(exc)))
     except MemoryError:
@@ -78,13 +81,13 @@ def _store(order: Order) -> Store:
     if order.settings["dialect"] == "sqlite":
         from tidegauge.sinks.sql.query_sqlite import SqliteStore
 
-        return SqliteStore(order.settings["path"], order.question.memory_bytes)
+        return SqliteStore(order.settings["path"], order.question.memory_bytes, Clock())
     from tidegauge.sinks.sql.query_postgresql import PostgresqlStore
 
-    return PostgresqlStore(order.settings["parameters"], order.settings["password_file"])
+    return PostgresqlStore(order.settings["parameters"], order.settings["password_file"], Clock())
 
 
-def _collect(found: Rows, question: Question) -> SqlAnswer:
+def collect(found: Rows, question: Question) -> SqlAnswer:
     """The rows up to the first bound that they reach. Bytes are those of the JSON in which they travel."""
     rows: list[list[int | float | str | None]] = []
     size = 0
