@@ -10,7 +10,7 @@ WORKDIR /src
 COPY . .
 RUN python3 -m venv /opt/tidegauge \
     && /opt/tidegauge/bin/python -m pip wheel --no-cache-dir --no-deps --find-links wheels --wheel-dir /dist . \
-    && /opt/tidegauge/bin/python -m pip install --no-cache-dir --find-links wheels "$(ls /dist/*.whl)[auth]" \
+    && /opt/tidegauge/bin/python -m pip install --no-cache-dir --find-links wheels "$(ls /dist/*.whl)[auth,postgresql]" \
     && /opt/tidegauge/bin/python -m pip uninstall -qy pip
 
 FROM ${BASE}

@@ -143,7 +143,8 @@ def download_wheels(into: Path, python_version: str) -> None:
     """Wheels of everything that tidegauge needs to be built and run under that Python (`3.11`), for a build without network."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    wanted += project["project"]["optional-dependencies"]["auth"]  # the image checks every kind of password file
+    for extra in ("auth", "postgresql"):  # those that the image has
+        wanted += project["project"]["optional-dependencies"][extra]
     command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "--python-version", python_version]
     subprocess.run([*command, "--dest", str(into), *wanted], check=True, stdin=subprocess.DEVNULL)
 
