@@ -1,6 +1,7 @@
 """Roll-ups of the SQL store, against a computation from scratch by the definition (promise R13)."""
 
 import random
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -281,3 +282,22 @@ def test_rollups_are_read_back_as_the_buckets_of_the_definition(tmp_path: Path) 
         reader.rolled(found, catalogue["cpu_usage_ns"], FIVE_MINUTES_MS, 0, NOW_MS, bounds._replace(rows=3))
     sink.close()
     reader.close()
+
+
+def test_the_statement_of_the_page_gives_cores_and_mebibytes_by_hour(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rollups.md").read_text()
+    (statement,) = re.findall(r"```sql\n(.*?);\n```", page, re.DOTALL)
+    sink = Sqlite().sink(tmp_path, retention_s=0, retention_bytes=0)
+    c = make_container(1, base_interval_s=60.0, name="web")
+    samples = [
+        make_sample(
+            SCHEMA, 1, START_MS + i * 60_000, cpu_usage_ns=i * 30_000_000_000, memory_working_set_bytes=(1 + i % 2) << 20
+        )
+        for i in range(61)
+    ]
+    sink.write([make_batch(samples, (c,), (SCHEMA,))])
+    roll_up(sink, NOW_MS)
+    now = f"{(START_MS + 2 * HOUR_MS) // 1000}"
+    found = ask(sink, statement.replace("unixepoch('now', '-30 days')", f"({now} - 30 * 86400)"))
+    assert found[0] == ("web", "2023-11-14 22:00:00", 0.5, 1.5, 2.0)
+    sink.close()
