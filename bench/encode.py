@@ -1,5 +1,6 @@
 """Line protocol: our encoder, fast way and general way, against `Point` of influxdb-client for the same values and tags."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ def run(folder: Path, count: int = 300, repeats: int = 7) -> list[Section]:
     # Half a second of import that other benches need not pay. Its functions have no types.
     from influxdb_client.client.write.point import Point
 
-    from tidegauge.sinks.line_protocol import LineEncoder, container_tags
+    from tidegauge.sinks.influxdb_cadvisor import CadvisorEncoder
+    from tidegauge.sinks.influxdb_heapster import HeapsterEncoder, HeapsterOptions
+    from tidegauge.sinks.line_protocol import LineEncoder, container_tags, encode_batch
 
     of = containers(count)
     batch = next(ticks(1, of))
-    full = next(ticks(1, of, has_tables=True))
+    *before, full = ticks(3, of, has_tables=True)
     mixed = _mixed(batch)
     names = schema().names
     untyped: Any = Point
@@ -38,6 +41,21 @@ def run(folder: Path, count: int = 300, repeats: int = 7) -> list[Section]:
         encoder = LineEncoder()
         return lambda: lambda: encoder.encode_batch(what)
 
+    def cadvisor() -> Callable[[], object]:
+        encoder = CadvisorEncoder()
+        encode_batch(encoder, before[0])
+        return lambda: encode_batch(encoder, full)
+
+    def heapster() -> Callable[[], object]:
+        # A rate needs the sample before, and templates are made at the first rate.
+        encoder = HeapsterEncoder(HeapsterOptions())
+        for one in before:
+            encoder.begin([one])
+            encoder.encode_batch(one)
+            encoder.commit()
+        encoder.begin([full])
+        return lambda: encoder.encode_batch(full)
+
     ours = LineEncoder().encode_batch(batch)[0]
     if [_parts(line.decode()) for line in ours] != [_parts(line) for line in points()]:
         raise AssertionError("the two encoders do not say the same")
@@ -47,6 +65,8 @@ def run(folder: Path, count: int = 300, repeats: int = 7) -> list[Section]:
             "template": encode(batch),
             "general": encode(mixed),
             "tables": encode(full),
+            "cadvisor": cadvisor,
+            "heapster": heapster,
         },
         repeats,
     )
@@ -56,6 +76,8 @@ def run(folder: Path, count: int = 300, repeats: int = 7) -> list[Section]:
         Row("LineEncoder, template of the sample before", "us", us["template"]),
         Row("LineEncoder, another pattern of values at each sample", "us", us["general"]),
         Row("LineEncoder, with a disk, an interface and 2 CPUs (5 lines)", "us", us["tables"]),
+        Row("layout cadvisor, the same (a line a value)", "us", us["cadvisor"]),
+        Row("layout heapster, the same, told (a line a value, with rates)", "us", us["heapster"]),
         cheaper("Point / template", us["template"], us["point"], "at least 10", 10),
         cheaper("Point / another pattern each", us["general"], us["point"], "at least 5", 5),
     ]

@@ -9,7 +9,7 @@ privileges; needs a network way to the store.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -28,6 +28,9 @@ from tidegauge.sinks.influxdb_partial import is_complete, left_out
 from tidegauge.sinks.influxdb_v1 import V1Transport
 from tidegauge.sinks.influxdb_v2 import V2Transport
 from tidegauge.sinks.line_protocol import LineEncoder, NoLine, SampleEncoder, encode_batch
+
+if TYPE_CHECKING:
+    from tidegauge.sinks.influxdb_heapster import HeapsterEncoder
 
 _LOG = logging.getLogger(__name__)
 _ROUNDS = 4
@@ -65,8 +68,14 @@ class InfluxdbConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Retention of what `create` makes; none: for ever. What is there already is told where it differs, and left."""
     regular_s: float | None = None
     """Also write held values at this step, for readers that want even spacing."""
-    layout: Literal["native", "cadvisor"] = "native"
-    """What lines look like: our own, or those of cAdvisor's driver, for dashboards made for it."""
+    layout: Literal["native", "cadvisor", "heapster"] = "native"
+    """What lines look like: our own, or those of cAdvisor's driver or of Heapster's sink, for dashboards made for these."""
+    withfields: bool = False
+    """Layout `heapster`: a measurement for each family of metrics with a field for each, instead of one for each metric."""
+    cluster_name: str = "default"
+    """Layout `heapster`: tag of every line."""
+    disable_counter_metrics: bool = False
+    """Layout `heapster`: leave out what has a rate."""
     host: str = ""
     """Tag `host` of events and gaps; the program's own setting unless given."""
 
@@ -104,8 +113,11 @@ class InfluxdbSink:
             raise ConfigError(f"sinks.influxdb.regular_s: expected none with layout = {config.layout}, got {config.regular_s}")
         self._config = config
         self._encoder: SampleEncoder = CadvisorEncoder() if config.layout == "cadvisor" else LineEncoder()
+        self._heapster = _heapster(config)
         if config.layout == "cadvisor":
             self.takes = (Batch,)
+        elif config.layout == "heapster":
+            self.takes = (Batch, Gap, End)
         self._transport: Transport | None = None
         self._grid: Grid | None = None
         self._history = InfluxdbHistory(self._asker)
@@ -140,15 +152,17 @@ class InfluxdbSink:
             lines, rows, rejected = self._encode(records, transport)
             rejected |= _send(transport, lines, rows)
         except SinkError as exc:
-            if self._grid is not None:
-                self._grid.rollback()
+            for memory in (self._grid, self._heapster):
+                if memory is not None:
+                    memory.rollback()
             if isinstance(exc, RetryableError) and exc.is_config_fault:
                 # The next write reads the secrets again: a token that was exchanged is then taken.
                 self._transport = None
                 transport.close()
             raise
-        if self._grid is not None:
-            self._grid.commit()
+        for memory in (self._grid, self._heapster):
+            if memory is not None:
+                memory.commit()
         if rejected:
             raise PartialWriteError(f"write to {self._config.url}: {len(rejected)} rows rejected", rejected)
 
@@ -208,15 +222,23 @@ class InfluxdbSink:
         batches = [r for r in records if isinstance(r, Batch)]
         if self._grid is not None:
             self._restore(self._grid, batches, transport)
+        if self._heapster is not None:
+            self._heapster.begin(batches)
         lines: list[bytes] = []
         rows: list[int] = []
         rejected: dict[int, str] = {}
         for record in records:
             if isinstance(record, Batch):
-                some, bad = encode_batch(self._encoder, record)
+                heapster = self._heapster
+                some, bad = encode_batch(self._encoder, record) if heapster is None else heapster.encode_batch(record)
                 rejected |= bad
                 lines += some if self._grid is None else self._filled(self._grid, record, some)
                 rows += record.rows
+            elif self._heapster is not None:
+                if isinstance(record, Gap):
+                    self._heapster.gap(record)
+                elif isinstance(record, End):
+                    self._heapster.end(record.container)
             elif isinstance(record, Container | Event | Gap | End) and type(record) in self.takes:
                 if isinstance(record, Gap) and self._grid is not None:
                     self._grid.gap(record)
@@ -252,6 +274,14 @@ class InfluxdbSink:
             container, schema = batch.containers[sample.container], batch.schemas[sample.schema]
             points = [self._encoder.encode_sample(container, s, point) for s, point in grid.before(container, schema, sample)]
             yield b"\n".join(filter(None, (*points, line)))
+
+
+def _heapster(config: InfluxdbConfig) -> "HeapsterEncoder | None":
+    if config.layout != "heapster":
+        return None
+    from tidegauge.sinks.influxdb_heapster import HeapsterEncoder, HeapsterOptions
+
+    return HeapsterEncoder(HeapsterOptions(config.withfields, config.cluster_name, config.disable_counter_metrics))
 
 
 def _send(transport: Transport, lines: Sequence[bytes], rows: Sequence[int]) -> dict[int, str]:
