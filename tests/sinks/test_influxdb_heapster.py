@@ -311,6 +311,28 @@ def test_the_store_is_the_same_however_rows_are_cut_and_repeated(ticks: Ticks, d
 
 
 @settings(max_examples=40)
+@given(TICKS, st.data())
+def test_after_a_restart_only_rates_of_its_minute_and_what_was_held_differ(ticks: Ticks, data: Any) -> None:
+    at_ms, rows = 0, []
+    for i, (step_ms, memory, cpu, with_network) in enumerate(ticks):
+        at_ms += step_ms
+        values = {"memory_usage_bytes": memory, "cpu_usage_ns": cpu}
+        rows.append(batch(sample(3, at_ms / 1000, network=cpu if with_network else None, **values), first_row=i))
+    once = store(encoder(), *rows)
+    cut = data.draw(st.integers(0, len(rows)))
+    restarted = store(encoder(), *rows[:cut])
+    store(encoder(), *rows[cut:], into=restarted)
+    assert restarted.keys() <= once.keys()
+    window = -(-rows[cut].samples[0].ts_ms // 60_000) * 60_000 if cut < len(rows) else 0
+    for key, value in restarted.items():
+        measurement, _, ts_ms, _ = key
+        assert value == once[key] or (measurement.endswith("_rate") and ts_ms == window)
+    assert {k for k in once if k[0] == "cpu/usage" and k not in restarted} <= {k for k in once if W < k[2] < window}, (
+        "but a minute without a sample"
+    )
+
+
+@settings(max_examples=40)
 @given(TICKS)
 def test_rates_are_those_of_all_known_intervals_that_end_in_the_window(ticks: Ticks) -> None:
     at_ms, points = 0, []
