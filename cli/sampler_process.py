@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tidegauge.cli import validate_worker
 from tidegauge.collectors.process_list import ProcessLists
 from tidegauge.pipeline import collecting, introspection, logs, sampling
@@ -19,6 +21,7 @@ from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline.account import furthest_cursor
 from tidegauge.pipeline.budgets import raise_descriptor_limit
 from tidegauge.pipeline.config import Config
+from tidegauge.pipeline.errors import Reason, RequestError
 from tidegauge.pipeline.identity import Origin, live_containers
 from tidegauge.pipeline.journal import JournalStats, JournalWriter
 from tidegauge.pipeline.kmsg import KmsgThread
@@ -114,6 +117,7 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
         naming=binder,
         has_oom_events="oom_event" in config.metrics.groups,
     )
+    responder.add("read_soon", lambda arguments, deadline_ns: sampler.read_soon(_numbers(arguments)))
     binder.changed = sampler.specs.soon
     kmsg = _follow_kmsg(config, sampler)
     remotes = Remotes(
@@ -194,6 +198,14 @@ def main(config: Config, start: Start, channel_end: socket.socket, source: str) 
             link.tell()
             writer.close()
     return 0
+
+
+def _numbers(arguments: Mapping[str, Any]) -> frozenset[int]:
+    """Containers that a request names."""
+    try:
+        return msgspec.convert(arguments["containers"], frozenset[int])
+    except (KeyError, msgspec.ValidationError) as exc:
+        raise RequestError(f"containers: expected their numbers: {exc}", Reason.REFUSED) from exc
 
 
 def _follow_kmsg(config: Config, sampler: Sampler) -> KmsgThread | None:

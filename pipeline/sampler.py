@@ -10,7 +10,7 @@ Privileges: those of the collectors, no more.
 import os
 import select
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -60,7 +60,8 @@ class Sampler:
 
     `known` are the containers that the log shows as live and `last_time_ms` its newest time, both from before this start;
     `first_row` is where this start begins in the log.
-    From other threads: `submit`, `reload`, `stop`, `walk_job`, `machine_job`, `run` of `slow` and `specs`, `counters`.
+    From other threads: `submit`, `read_soon`, `reload`, `stop`, `walk_job`, `machine_job`, `run` of `slow` and `specs`,
+    `counters`.
     """
 
     def __init__(
@@ -136,6 +137,10 @@ class Sampler:
     def report_oom(self, report: OomReport) -> None:
         """Hands over what the kernel's log says of an OOM kill."""
         self.submit(partial(self._ooms.told, report))
+
+    def read_soon(self, numbers: Collection[int]) -> None:
+        """Has these containers read at the next tick of theirs, as if they were due."""
+        self.submit(partial(self._read_soon, numbers))
 
     def reload(self, config: SamplerConfig) -> None:
         """Takes over new intervals, policies, patterns and budget; nothing that is sampled before and after is lost."""
@@ -283,6 +288,11 @@ class Sampler:
 
     def _walk_now(self) -> None:
         self._roster.apply(self._tree.reconcile(walk(self._tree.hierarchies, self._tree.is_pruned)))
+
+    def _read_soon(self, numbers: Collection[int]) -> None:
+        for number in numbers:
+            if (live := self._roster.by_number.get(number)) is not None:
+                live.read_due_ns = 0  # of those that are read at each tick it says nothing
 
     def _bind_machine(self, machine: Machine) -> None:
         host = self._roster.lives[HOST].record

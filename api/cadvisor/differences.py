@@ -46,7 +46,10 @@ DIFFERENCES = (
     Difference("`avg10`, `avg60`, `avg300` of pressure", "the kernel's means", "0: only the totals are recorded", False),
     Difference("`perf_stats`", "an entry a CPU", "an entry an event over all CPUs, `cpu` -1", False),
     Difference(
-        "`max_age`", "has samples taken at once", "checked, and without effect: no client can have samples taken", False
+        "`max_age`",
+        "has samples taken at once, as often as it is asked",
+        "has idle containers read at the next tick, which the answer waits for, 5 s at most",
+        False,
     ),
     Difference("methods", "any", "GET, HEAD, POST; others 405", False),
     Difference("`ps`, `envs`", "for all", "over the Unix socket or with a credential", False),

@@ -43,7 +43,12 @@ V2_PARAMETERS = (
     Parameter("type", "string", "name", "what the name in the path is: name (a path), docker or podman (alias, id, beginning)"),
     Parameter("count", "integer", 64, "the newest so many samples; -1: all"),
     Parameter("recursive", "boolean", False, "and everything below; only the word `true` counts"),
-    Parameter("max_age", "duration", None, "taken, without effect: nobody can have samples taken"),
+    Parameter(
+        "max_age",
+        "duration",
+        None,
+        "idle containers whose newest sample is older are read at the next tick, for which the answer waits",
+    ),
     Parameter("label", "string", "", "filesystems with this label", ("storage",)),
     Parameter("uuid", "string", "", "the filesystem with this UUID", ("storage",)),
 )
@@ -61,6 +66,8 @@ EVENT_PARAMETERS = (
 )
 
 _DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)")
+_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_INT = re.compile(r"[+-]?\d{1,18}")
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -154,6 +161,8 @@ class Options(NamedTuple):
     is_recursive: bool
     label: str
     uuid: str
+    max_age_ms: int | None = None
+    """How old the newest sample may be; None: however old."""
 
     @property
     def wanted(self) -> Wanted:
@@ -173,7 +182,20 @@ def options_of(params: Mapping[str, str], is_strict: bool) -> Options:
     age = params.get("max_age")
     if age and not _DURATION.fullmatch(age):
         raise ApiError(f"failed to parse 'max_age' option: time: invalid duration \"{age}\"", Status.BAD_REQUEST)
-    return Options(id_type, count, params.get("recursive") == "true", params.get("label", ""), params.get("uuid", ""))
+    return Options(
+        id_type,
+        count,
+        params.get("recursive") == "true",
+        params.get("label", ""),
+        params.get("uuid", ""),
+        _milliseconds(age) if age else None,
+    )
+
+
+def _milliseconds(duration: str) -> int:
+    """Of Go's text, which has been checked; none is below 0, and a century is the most."""
+    seconds = sum(float(number) * _UNIT_S[unit] for number, unit in _PART.findall(duration))
+    return 0 if duration.startswith("-") else round(1000 * min(seconds, 3.2e9))
 
 
 def flag(params: Mapping[str, str], name: str) -> bool:

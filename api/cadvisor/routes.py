@@ -3,6 +3,7 @@
 Answers are made on worker threads. What is long goes out in pieces, a container at a time, so that it is never held as a whole.
 """
 
+import asyncio
 import time
 from collections.abc import Iterator
 from itertools import chain
@@ -24,7 +25,7 @@ from tidegauge.api.cadvisor.summary import Summaries
 from tidegauge.api.events import EventPages
 from tidegauge.api.guard import UNTRUSTED, URL_PREFIX, go_on, is_trusted, without_time_limit
 from tidegauge.api.processes import STATUS, TIMEOUT_S
-from tidegauge.pipeline.errors import RequestError
+from tidegauge.pipeline.errors import Reason, RequestError
 from tidegauge.pipeline.event_store import EventStore
 from tidegauge.pipeline.latest import KeepsSamples
 from tidegauge.pipeline.plugin import PointReader
@@ -33,6 +34,10 @@ from tidegauge.pipeline.version import VERSION
 WHOLE_BYTES = 1 << 20
 """Answers up to this size are sent whole, with their length; longer ones in pieces."""
 PART_BYTES = 1 << 18
+RENEW_S = 5.0
+"""How long an answer waits for samples that are young enough; then it holds what there is."""
+_RENEWED = frozenset({"stats", "machinestats", "summary", "appmetrics"})
+_LOOK_S = 0.05
 PIECE_S = 60.0
 """How long a client may take for a part."""
 
@@ -77,6 +82,8 @@ class CadvisorApi:
             options = options_of(request.query_params, self._is_strict)
             if what.type == "ps":
                 return await self._processes(what, options, request)
+            if options.max_age_ms is not None and what.type in _RENEWED:
+                await self._renew(what, options, time.time_ns() // 1_000_000 - options.max_age_ms)
             return await self._respond(request, self._v2, what, options, is_trusted(request.scope))
         except ApiError as exc:
             return PlainTextResponse(f"{exc}\n", exc.status_for(self._is_strict))
@@ -94,6 +101,28 @@ class CadvisorApi:
                 yield piece
 
         return StreamingResponse(pieces(), media_type="application/json")
+
+    async def _renew(self, what: Asked, options: Options, since_ms: int) -> None:
+        """Has older containers read at the next tick, and waits for that. Often asked is not oftener read: a tick is a tick."""
+        until_s, is_asked = time.monotonic() + RENEW_S, False
+        while (old := await run_in_threadpool(self._older, what, options, since_ms)) and time.monotonic() < until_s:
+            if not is_asked:
+                try:
+                    await run_in_threadpool(self._view.ask, "read_soon", {"containers": old}, RENEW_S)
+                    is_asked = True
+                except RequestError as exc:
+                    if exc.reason is not Reason.BUSY:
+                        return
+            await asyncio.sleep(_LOOK_S)
+
+    def _older(self, what: Asked, options: Options, since_ms: int) -> list[int]:
+        """Numbers of the containers that are asked for and whose newest sample is older."""
+        sources = self._sources(False)
+        if what.type == "machinestats":
+            entries = [e for e in (sources.catalog.by_path.get("/"),) if e is not None]
+        else:
+            entries = v2.entries_of(what.container, options, sources)
+        return [e.container.number for e in entries if e.latest is not None and e.latest.ts_ms < since_ms]
 
     def _sources(self, may_see_secrets: bool) -> Sources:
         store = self._view.samples()

@@ -1,6 +1,7 @@
 """Each request type, parameter, body, redirect and error of cAdvisor's API, over stores with known content."""
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 from tests.api.cadvisor_rig import Api
 from tests.api.exposition_rig import MACHINE, SPEC
 
-from tidegauge.api.cadvisor.request import TYPES
+from tidegauge.api.cadvisor import routes
+from tidegauge.api.cadvisor.request import TYPES, options_of
 from tidegauge.pipeline.errors import Reason, RequestError
 from tidegauge.pipeline.records import End, Event
 from tidegauge.pipeline.testing import START_MS, make_container, make_sample, make_schema
@@ -244,7 +246,7 @@ def test_only_the_word_true_is_recursive(api: Api, text: str) -> None:
 
 
 @pytest.mark.parametrize(("query", "seconds"), [("", [0, 1, 2, 3, 4]), ("count=2", [3, 4]), ("count=-1", [0, 1, 2, 3, 4]),
-                                                ("count=0", []), ("count=1&max_age=1.5s", [4])])  # fmt: skip
+                                                ("count=0", []), ("count=1&max_age=999999h1.5s", [4])])  # fmt: skip
 def test_counts_of_v2(api: Api, query: str, seconds: list[int]) -> None:
     expected = [stamp(i) for i in seconds]
     assert [s["timestamp"] for s in api.get(f"/api/v2.0/stats/docker?{query}").json["/docker"]] == expected
@@ -256,6 +258,60 @@ def test_counts_of_v2(api: Api, query: str, seconds: list[int]) -> None:
 def test_a_max_age_that_is_none(api: Api) -> None:
     answer = api.get("/api/v2.1/stats?max_age=5")
     assert (answer.status, answer.text) == (400, "failed to parse 'max_age' option: time: invalid duration \"5\"")
+
+
+@pytest.fixture
+def now_ms(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The time is three seconds behind the newest sample."""
+    monkeypatch.setattr(routes.time, "time_ns", lambda: (START_MS + 7000) * 1_000_000)
+    return START_MS + 7000
+
+
+@pytest.mark.parametrize("path", ["/api/v2.0/stats/docker", "/api/v2.1/stats/docker", "/api/v2.1/machinestats"])
+def test_a_sample_that_is_too_old_is_waited_for(now_ms: int, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    api = filled()
+    number = 1 if path.endswith("machinestats") else 2
+    container = next(c for c, _ in api.sink.latest() if c.number == number)  # type: ignore[union-attr]
+
+    def ask(kind: str, arguments: Mapping[str, Any], timeout_s: float) -> None:
+        api.asked.append((kind, arguments))
+        if len(api.asked) == 1:
+            raise RequestError("busy", Reason.BUSY)
+        api.add([make_sample(SCHEMA, number, now_ms + 1, cpu_usage_ns=1)], [container], SCHEMA)
+
+    monkeypatch.setattr(api, "ask", ask)
+    newest = lambda answer: (answer if isinstance(answer, list) else _stats(answer))[-1]["timestamp"]  # noqa: E731
+    assert newest(api.get(f"{path}?max_age=3s").json) == stamp(4)
+    assert api.asked == []
+    assert newest(api.get(f"{path}?max_age=2.9s").json) == "2023-11-14T22:13:27.001Z"
+    assert api.asked == [("read_soon", {"containers": [number]})] * 2
+    assert newest(api.get(f"{path}?max_age=0s").json) == "2023-11-14T22:13:27.001Z"
+    assert len(api.asked) == 2
+
+
+def _stats(answer: Any) -> Any:
+    (found,) = answer.values()
+    return found["stats"] if isinstance(found, dict) else found
+
+
+def test_who_waits_for_a_sample_does_not_wait_for_ever(now_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "RENEW_S", 0.1)
+    api = filled()
+    assert _stats(api.get("/api/v2.1/stats/docker?max_age=0").json)[-1]["timestamp"] == stamp(4)
+    assert len(api.asked) == 1
+    api.processes = RequestError("gone", Reason.NOT_RUNNING)
+    monkeypatch.setattr(routes, "RENEW_S", 1e9)
+    assert _stats(api.get("/api/v2.1/stats/docker?max_age=0").json)[-1]["timestamp"] == stamp(4)
+    assert api.get("/api/v2.1/stats/nosuch?max_age=0").status == 404
+    assert api.get("/api/v2.1/spec/docker?max_age=0").status == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [("0", 0), ("0s", 0), ("1.5s", 1500), ("1m30s", 90_000), ("2h", 7_200_000), ("-5s", 0), (".5s", 500), ("1500us", 2)],
+)
+def test_durations_of_go(text: str, ms: int) -> None:
+    assert options_of({"max_age": text}, False).max_age_ms == ms
 
 
 def test_rates_of_v2_are_since_the_sample_before_in_the_answer(api: Api) -> None:

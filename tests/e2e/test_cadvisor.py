@@ -5,7 +5,9 @@ import http.client
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +218,30 @@ def test_limits_and_counters_are_the_kernels(program: Program) -> None:
         return int(ask(program, path, "POST", b'{"num_stats":1}').json["stats"][0]["cpu"]["usage"]["total"]) >= kernel
 
     eventually(caught_up, 30, "the counter does not arrive")
+
+
+@pytest.mark.integration
+def test_an_idle_container_is_read_when_a_younger_sample_is_asked_for(program: Program) -> None:
+    with real_cgroups(f"{PARENT}-idle", ()):
+        path = f"/api/v2.1/stats/{PARENT}-idle?count=1"
+
+        def newest_ms(more: str = "") -> float:
+            (found,) = ask(program, path + more).json.values()
+            return datetime.fromisoformat(found["stats"][-1]["timestamp"]).timestamp() * 1000
+
+        def is_old() -> bool:
+            answer = ask(program, path)
+            return (
+                answer.status == 200
+                and bool(answer.json.get(f"/{PARENT}-idle", {}).get("stats"))
+                and _age_ms(newest_ms()) > 3000
+            )
+
+        eventually(is_old, 60, "it is not left alone")
+        asked_ms = time.time() * 1000
+        # the first answer has it, unless the machine is so loaded that a tick takes longer than an answer waits
+        eventually(lambda: newest_ms("&max_age=0s") >= asked_ms - 1, 30, "it is not read")
+
+
+def _age_ms(ts_ms: float) -> float:
+    return time.time() * 1000 - ts_ms

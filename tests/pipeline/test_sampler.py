@@ -179,6 +179,22 @@ def test_what_does_not_move_the_cpu_counter_is_stored_as_it_was_read_and_no_soon
     rig.close()
 
 
+def test_an_idle_container_that_is_asked_for_is_read_at_the_next_tick_and_once() -> None:
+    rig = Rig(SamplerConfig(max_interval_s=16))
+    rig.world.make("/a")
+    rig.run(100)
+    while rig.clock.time_ms() - rig.samples("/a")[-1].ts_ms < 5000:
+        rig.run(1)
+    before = len(rig.samples("/a"))
+    for _ in range(3):
+        rig.sampler.read_soon([rig.samples("/a")[-1].container, 999])
+    rig.run(1)
+    assert len(rig.samples("/a")) == before + 1
+    rig.run(5)
+    assert len(rig.samples("/a")) == before + 1
+    rig.close()
+
+
 def test_readers_of_an_idle_container_are_parked() -> None:
     rig = Rig()
     rig.world.make("/a")
