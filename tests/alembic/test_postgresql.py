@@ -108,13 +108,14 @@ import os, signal, sys
 import alembic.operations.base as base
 from tidegauge.sinks.sql import migrate
 from tidegauge.sinks.sql.database import open_database
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 left = int(sys.argv[2])
 real = base.Operations.create_table
 def create_table(self, *args, **kwargs):
     global left
     if left == 0:
         print("there", flush=True)
-        signal.pause()
+        signal.sigwait({signal.SIGUSR1})
     left -= 1
     return real(self, *args, **kwargs)
 base.Operations.create_table = create_table
@@ -123,7 +124,7 @@ migrate.upgrade(open_database(sys.argv[1], password=os.environ["SECRET"]))
 
 
 def interrupted(postgres: PostgresServer, after: int) -> "subprocess.Popen[str]":
-    """A migration that stands still in the middle."""
+    """A migration that stands still in the middle, until SIGUSR1."""
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, postgres.url(NAME), str(after)],
         stdout=subprocess.PIPE,
@@ -147,17 +148,20 @@ def test_upgrade_killed_half_way_is_done_by_the_next(postgres: PostgresServer, d
     sink.close()
 
 
-def test_upgrade_waits_for_another_and_finds_the_work_done_or_undone(postgres: PostgresServer, database: Database) -> None:
-    with interrupted(postgres, 3) as process:
-        second = threading.Thread(target=migrate.upgrade, args=(database,))
-        second.start()
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGUSR1], ids=["undone", "done"])
+def test_upgrade_waits_for_another_and_finds_its_work(
+    postgres: PostgresServer, database: Database, sent: signal.Signals
+) -> None:
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+    with interrupted(postgres, 3) as process, ThreadPoolExecutor(1) as pool:
+        second = pool.submit(migrate.upgrade, database)
         while postgres.sql(waits, NAME) != [(1,)]:
-            assert second.is_alive()
+            assert not second.done()
             time.sleep(0.01)
         assert tables_of(postgres) == set()
-        process.send_signal(signal.SIGKILL)
-        second.join(60)
+        process.send_signal(sent)
+        second.result(60)
+    assert process.returncode == (0 if sent == signal.SIGUSR1 else -9)
     assert migrate.current(database) == REVISION
 
 

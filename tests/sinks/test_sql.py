@@ -175,6 +175,22 @@ def test_what_came_first_stays_and_a_conflict_is_counted(sink: SqlSink) -> None:
     assert ask(sink, "SELECT cpu_usage_ns, pids_current FROM sample") == [(i, 1) for i in range(6)]
 
 
+def test_a_conflict_is_counted_once_where_schemas_change_within_a_batch(sink: SqlSink) -> None:
+    old, new = make_schema(("cpu_usage_ns",), ()), make_schema(("cpu_usage_ns", "pids_current"), ())
+
+    def batch(cpu_usage_ns: int) -> Batch:
+        samples = [
+            make_sample(old, ts_ms=START_MS, cpu_usage_ns=cpu_usage_ns),
+            make_sample(new, ts_ms=START_MS + 1, cpu_usage_ns=2, pids_current=9),
+        ]
+        return make_batch(samples, schemas=(old, new))
+
+    sink.write([batch(1)])
+    sink.write([batch(3)])
+    assert sink.conflict_rows == 1
+    assert ask(sink, "SELECT cpu_usage_ns, pids_current FROM sample ORDER BY ts_ms") == [(1, None), (2, 9)]
+
+
 def test_last_and_first_sample_are_true(sink: SqlSink) -> None:
     schema = make_schema()
     for ts_ms in (START_MS + 2000, START_MS + 5000, START_MS + 1000):
