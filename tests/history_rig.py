@@ -54,12 +54,14 @@ def records() -> list[Record]:
         samples.append(Sample(number, BEGIN_MS + 1000 * at_s, schema.id, order, tables, is_closing))  # type: ignore[arg-type]
 
     def rows(at: int, *names: str) -> tuple[TableRows | None, ...]:
-        network = tuple((name, at * 1000 + i, *(at + i,) * 7) for i, name in enumerate(names))
+        last = None if at % 120 == 0 else at
+        network = tuple((name, at * 1000 + i, *(at + i,) * 6, last) for i, name in enumerate(names))
         return (network, None)
 
     container(1, "/", name=None, labels={}, namespace=None, image=None)
     container(2, "/docker/a", namespace="docker", labels={"app": "web", "tier": "front"})
     container(3, "/docker/b", namespace="docker", labels={"app": "web"}, image="db:1")
+    container(3, "/docker/b", namespace="docker", labels={"app": "web"}, image="db:2", valid_from_ms=BEGIN_MS + 7_200_000)
     container(4, "/docker/c", namespace="docker", labels={"app": "job"})
     container(5, "/docker/d", namespace="docker", epoch=0)
     container(6, "/docker/d", namespace="docker", epoch=1)
@@ -94,7 +96,7 @@ def records() -> list[Record]:
     total = 0
     for at in range(3, 7000, 20):  # a counter that begins anew, twice; it ends
         total = 0 if at in (2003, 4503) else total + rnd.randrange(10**9)
-        sample(4, at, total, 2 * 10**7, process_count=at % 5 if at % 60 == 3 else None)
+        sample(4, at, total, 2 * 10**7, process_count=at % 7 if at % 180 == 3 else None)
     total = 0
     for number, span in ((5, range(0, 5000, 15)), (6, range(4900, 3 * HOUR_S, 15))):  # the clock stepped back by 85 s
         for at in span:
@@ -121,14 +123,14 @@ def records() -> list[Record]:
     out += containers
     row += len(containers)
     samples.sort(key=lambda s: (s.ts_ms, s.container))
-    by_number = {c.number: c for c in containers}
+    by_number = {c.number: c for c in reversed(containers)}
     for first in range(0, len(samples), 200):
         part = samples[first : first + 200]
         out.append(Batch(part, range(row, row + len(part)), {schema.id: schema}, by_number))
         row += len(part)
     for gap in (
         Gap(SOURCE, BEGIN_MS + 1_234_000, BEGIN_MS + 1_300_000, "agent_down"),
-        Gap(SOURCE, BEGIN_MS + 6_000_000, BEGIN_MS + 6_002_000, "stall", container=2),
+        Gap(SOURCE, BEGIN_MS + 6_500_000, BEGIN_MS + 6_502_000, "stall", container=2),
         Gap(OTHER_SOURCE, BEGIN_MS + 100_000, BEGIN_MS + 130_000, "overflow"),
     ):
         out.append(msgspec.structs.replace(gap, row=row))
@@ -146,14 +148,14 @@ class PureReader:
     """A HistoryReader over plain records: no store, no SQL."""
 
     def __init__(self, given: Iterable[Record]) -> None:
-        self._containers: dict[int, Container] = {}
+        self._containers: dict[int, list[Container]] = {}
         self._ended: dict[int, int] = {}
         self._gaps: list[Gap] = []
         self._samples: dict[int, list[Sample]] = {}
         self._schemas: dict[int, Schema] = {}
         for record in given:
             if isinstance(record, Container):
-                self._containers[record.number] = record
+                self._containers.setdefault(record.number, []).append(record)
             elif isinstance(record, End):
                 self._ended[record.container] = record.ts_ms
             elif isinstance(record, Gap):
@@ -173,7 +175,8 @@ class PureReader:
     def containers(self, since_ms: int, until_ms: int) -> Sequence[StoredContainer]:
         found = []
         for number, samples in self._samples.items():
-            c = self._containers[number]
+            its = self._containers[number]
+            c = max((c for c in its if c.valid_from_ms <= until_ms), key=lambda c: c.valid_from_ms, default=its[0])
             first, last = samples[0].ts_ms, samples[-1].ts_ms
             if first <= until_ms and last >= since_ms:
                 found.append(

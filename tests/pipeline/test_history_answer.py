@@ -177,6 +177,27 @@ def test_filesystems_are_read_less_often_and_still_known() -> None:
         assert point.coverage == _near(coverage)
 
 
+def test_what_a_slow_collector_reads_holds_longer() -> None:
+    found = _one(_ask("process_count", select=Select(path=("/docker/c",)), bucket_ms=450_000))
+    assert found.coverage is not None
+    assert found.coverage > 0.9
+    for i, point in enumerate(found.points):
+        value, coverage = _expected(_containers(path=("/docker/c",)), "process_count", "avg", 450 * i, 450 * (i + 1))
+        assert point.value == _near(value)
+        assert point.coverage == _near(coverage)
+
+
+@pytest.mark.parametrize("agg", ["avg", "increase", "p80"])
+def test_a_span_in_the_middle_knows_what_was_before_and_comes_after_it(agg: str) -> None:
+    for path in ("/docker/b", "/docker/f"):
+        for from_s, to_s in ((1777, 2718), (4999, 5003), (5891, 6007)):
+            span = {"since_ms": BEGIN_MS + 1000 * from_s, "until_ms": BEGIN_MS + 1000 * to_s}
+            found = _one(_ask(CPU, agg=agg, select=Select(path=(path,)), **span))
+            value, coverage = _expected(_containers(path=(path,)), CPU, agg, from_s, to_s)
+            assert found.value == (None if value is None else pytest.approx(value, rel=1e-9, abs=2))
+            assert found.coverage == _near(coverage)
+
+
 def test_unknown_and_gone_are_told_apart_from_zero() -> None:
     states = {
         path: [p.state for p in _one(_ask(metric, bucket_ms=300_000, select=Select(path=(path,)))).points]
