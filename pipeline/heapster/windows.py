@@ -1,11 +1,13 @@
 """Metrics of Heapster's sets on its even grid of times, made from what a history reader tells.
 
-A window is a minute, and its time is its end, as Heapster's batches had it. In it a gauge or a cumulative metric is the newest
-value known, a rate is the mean over the known part (`pipeline/buckets.py`). A sum adds what is known of its parts in the same
-window, and is absent where nothing is.
+A window is a minute, longer where roll-ups are read, and its time is its end, as Heapster's batches had it. In it a gauge or a
+cumulative metric is the newest value known, a rate is the mean over the known part (`pipeline/buckets.py`). A sum adds what is
+known of its parts in the same window, and is absent where nothing is.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from tidegauge.pipeline.buckets import Bucket, buckets
@@ -26,26 +28,27 @@ from tidegauge.pipeline.heapster.metrics import (
     Scalar,
     Share,
     Sum,
+    Type,
 )
 from tidegauge.pipeline.heapster.sets import Role, SetKey, SetType
-from tidegauge.pipeline.history import Bounds, HistoryReader, RollupReader, StoredContainer
+from tidegauge.pipeline.history import Bounds, ContainerKey, HistoryReader, Reading, RollupReader, StoredContainer
 from tidegauge.pipeline.history_resolution import summed as summed_buckets
 from tidegauge.pipeline.history_series import silence_ms_of
 from tidegauge.pipeline.records import Container, Metric
 from tidegauge.pipeline.series import split_series
 
 WINDOW_MS = 60_000
-ROLLED_MS = 300_000
-"""Width of the windows where samples are no longer held: that of the finest roll-ups."""
 Values: TypeAlias = dict[int, float]
 """Value by the window's time."""
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 Labeled: TypeAlias = dict[Labels, Values]
 
 _CATALOGUE: Mapping[str, Metric] = {m.name: m for m in OURS}
-_ADDED_UP = ("cpu/request", "cpu/limit", "memory/request", "memory/limit", "restart_count", "ephemeral_storage/usage")
-"""What a pod has as the sum of its containers, even where its own cgroup is sampled."""
+_ADDED_UP = ("restart_count",)
+"""Counters that a pod has as the sum over its containers."""
 _OF_POD_NETWORK = "network/"
+_TAIL_MS = 86_400_000
+"""Of roll-ups that are not made yet, samples are read for so long."""
 
 
 class Span(NamedTuple):
@@ -98,7 +101,7 @@ class Windows:
         out: dict[SetKey, Values] = {}
         for key in sums:
             if key.type in (SetType.NAMESPACE, SetType.CLUSTER) and metric in SUMMED:
-                pods = self._pods(metric, span, lambda own, of=key: _is_within(own, of))
+                pods = self._pods(metric, span, partial(_is_within, of=key))
                 out[key] = _added(pods.values())
         own = {m.key for m in self._members} | {_pod_of(m.key) for m in self._members if m.role is Role.CONTAINER}
         chosen = {key for key in own if wanted(key)}
@@ -149,6 +152,10 @@ class Windows:
         if isinstance(origin, Fact):
             for member in chosen:
                 out.setdefault(member.key, {}).update(_facts(member.container, about.name, span))
+            if about.name == "uptime":
+                nodes = [m for m in chosen if m.role is Role.NODE]
+                for member, _, found in self._fetched(nodes, "uptime_seconds", span):
+                    _put(out.setdefault(member.key, {}), found, False, 1000.0)
             return out
         factor = 1.0
         is_rate = isinstance(origin, Rate)
@@ -163,20 +170,27 @@ class Windows:
         return out
 
     def _pods(self, metric: str, span: Span, wanted: Callable[[SetKey], bool]) -> dict[SetKey, Values]:
-        """A pod's own cgroup, where it is sampled and can tell; else the sum of its containers, never its sandbox alone."""
+        """Gauges and rates are sums over the pod's containers, its sandbox left out; of its own cgroup where none tells it.
+
+        Counters are those of the pod's own cgroup. Its interfaces are counted at one of its cgroups, whichever that is.
+        """
         about = BY_NAME[metric]
         parts = [m for m in self._members if m.key.type in (SetType.POD, SetType.POD_CONTAINER) and wanted(_pod_of(m.key))]
+        found: dict[Role, dict[SetKey, list[Values]]] = {role: {} for role in Role}
+        for role in (Role.POD, Role.SANDBOX, Role.CONTAINER):
+            for key, values in self._own(about, span, [m for m in parts if m.role is role]).items():
+                found[role].setdefault(_pod_of(key), []).append(values)
         out: dict[SetKey, Values] = {}
-        if metric not in _ADDED_UP:
-            roles = (Role.POD, Role.SANDBOX) if metric.startswith(_OF_POD_NETWORK) else (Role.POD,)
-            out = self._own(about, span, [m for m in parts if m.role in roles])
-        summed_up: dict[SetKey, list[Values]] = {}
-        containers = [m for m in parts if m.role is Role.CONTAINER]
-        for key, values in self._own(about, span, containers).items():
-            summed_up.setdefault(_pod_of(key), []).append(values)
-        for key, found in summed_up.items():
-            total = _oldest(found) if metric == "uptime" else _added(found)
-            out[key] = total | out.get(key, {})
+        for key in dict.fromkeys(_pod_of(m.key) for m in parts):
+            own, sandbox, containers = (found[r].get(key, []) for r in (Role.POD, Role.SANDBOX, Role.CONTAINER))
+            if metric.startswith(_OF_POD_NETWORK):
+                out[key] = _added([*own, *sandbox, *containers])
+            elif metric == "uptime":
+                out[key] = _oldest(own or containers)
+            elif about.type is Type.GAUGE or metric in _ADDED_UP:
+                out[key] = _added(own) | _added(containers)
+            else:
+                out[key] = _added(own)
         return out
 
     def _nodes(self, about: HeapsterMetric, span: Span, keys: set[SetKey]) -> dict[SetKey, Values]:
@@ -189,7 +203,7 @@ class Windows:
         if about.name in SUMMED_ON_NODES:
             out: dict[SetKey, Values] = {}
             for key in keys:
-                pods = self._pods(about.name, span, lambda own, of=key: own.node == of.node)
+                pods = self._pods(about.name, span, partial(_is_on, of=key))
                 out[key] = _added(pods.values())
             return out
         return self._own(about, span, [m for m in self._members if m.key in keys])
@@ -206,11 +220,11 @@ class Windows:
     # Readings
 
     def _sums(self, chosen: Sequence[Member], name: str, span: Span) -> Iterable[tuple[Member, Sequence[Bucket]]]:
-        parts: dict[int, list[Sequence[Bucket]]] = {}
-        for member, _, found in self._fetched(chosen, name, span):
-            parts.setdefault(id(member), []).append(found)
+        parts: dict[int, dict[str, list[Bucket]]] = {}
+        for member, instance, found in self._fetched(chosen, name, span):
+            parts.setdefault(id(member), {}).setdefault(instance, []).extend(found)
         for member in chosen:
-            own = parts.get(id(member), [])
+            own = list(parts.get(id(member), {}).values())
             if own:
                 yield member, own[0] if len(own) == 1 else summed_buckets(own)
 
@@ -220,20 +234,28 @@ class Windows:
         if not chosen or first >= last:
             return
         containers = [m.container for m in chosen]
-        if span.width_ms != WINDOW_MS and isinstance(self._reader, RollupReader):
-            rolled = self._reader.rolled(containers, metric, span.width_ms, first, last, self._bounds)
-            for member in chosen:
-                for instance, own in rolled.get(member.container.key, {}).items():
-                    yield member, instance, own
-            return
-        reach = 2 * max(silence_ms_of(c, metric) for c in containers)
-        readings = self._reader.series(containers, metric, first - reach, last + WINDOW_MS, self._bounds)
-        gaps = self._reader.gaps(containers, first - reach, last + WINDOW_MS)
+        rolled: Mapping[ContainerKey, Mapping[str, Sequence[Bucket]]] = {}
+        made = first
+        if isinstance(self._reader, RollupReader) and span.width_ms in self._reader.kept(metric):
+            unsettled = self._reader.unsettled_ms(containers, span.width_ms, first, last)
+            made = last if unsettled is None else max(first, unsettled // span.width_ms * span.width_ms)
+            made = max(made, last - _TAIL_MS)
+            rolled = self._reader.rolled(containers, metric, span.width_ms, first, made, self._bounds)
+        readings: Mapping[ContainerKey, Mapping[str, Sequence[Reading]]] = {}
+        gaps: Mapping[ContainerKey, Sequence[tuple[int, int]]] = {}
+        if made < last:
+            reach = 2 * max(silence_ms_of(c, metric) for c in containers)
+            readings = self._reader.series(containers, metric, made - reach, last + WINDOW_MS, self._bounds)
+            gaps = self._reader.gaps(containers, made - reach, last + WINDOW_MS)
         for member in chosen:
             c = member.container
-            for instance, own in readings.get(c.key, {}).items():
-                made = buckets(own, metric.kind, first, last, span.width_ms, gaps.get(c.key, ()), silence_ms_of(c, metric))
-                yield member, instance, made
+            past, fresh = rolled.get(c.key, {}), readings.get(c.key, {})
+            for instance in dict.fromkeys((*past, *fresh)):
+                of_samples = buckets(
+                    *(fresh.get(instance, ()), metric.kind, made, last, span.width_ms, gaps.get(c.key, ())),
+                    silence_ms_of(c, metric),
+                )
+                yield member, instance, [*past.get(instance, ()), *of_samples]
 
 
 def _put(into: Values, found: Iterable[Bucket], is_rate: bool, factor: float) -> None:
@@ -282,6 +304,10 @@ def _pod_of(key: SetKey) -> SetKey:
     return SetKey(SetType.POD, key.node, key.namespace, key.pod) if key.type is SetType.POD_CONTAINER else key
 
 
-def _is_within(pod: SetKey, key: SetKey) -> bool:
+def _is_within(pod: SetKey, of: SetKey) -> bool:
     """Whether a pod counts for a namespace, or the cluster."""
-    return key.type is SetType.CLUSTER or pod.namespace == key.namespace
+    return of.type is SetType.CLUSTER or pod.namespace == of.namespace
+
+
+def _is_on(pod: SetKey, of: SetKey) -> bool:
+    return pod.node == of.node
