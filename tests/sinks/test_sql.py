@@ -168,10 +168,11 @@ def test_default_file_is_in_the_state_folder(tmp_path: Path) -> None:
 def test_what_came_first_stays_and_a_conflict_is_counted(sink: SqlSink) -> None:
     schema = make_schema()
     first = make_batch([make_sample(schema, ts_ms=START_MS + i, cpu_usage_ns=i, pids_current=1) for i in range(5)])
-    other = [make_sample(schema, ts_ms=START_MS + i, cpu_usage_ns=i, pids_current=2 if i == 3 else 1) for i in range(6)]
+    pids = [1, 1, None, 2, 1, 1]
+    other = [make_sample(schema, ts_ms=START_MS + i, cpu_usage_ns=i, pids_current=n) for i, n in enumerate(pids)]
     sink.write([first])
     sink.write([make_batch(other)])
-    assert sink.counters() == {"conflict_rows": 1}
+    assert sink.counters() == {"conflict_rows": 2}
     assert ask(sink, "SELECT cpu_usage_ns, pids_current FROM sample") == [(i, 1) for i in range(6)]
 
 
