@@ -52,6 +52,13 @@ def _who(is_sqlite: bool, row: str = "s") -> str:
     {_said("image")} AS image, s.container AS id, ({_innermost(is_sqlite)}) AS is_innermost"""
 
 
+def _joined(kind: str, table: str, row: str, which: str, on: str, is_sqlite: bool) -> str:
+    """One row, or few, looked up for each row so far. PostgreSQL would make a hash of the whole table of it, hence OFFSET."""
+    if is_sqlite:
+        return f"{kind} {table} {row} ON {which} AND {on}"
+    return f"{kind} LATERAL (SELECT {row}.* FROM {table} {row} WHERE {which} OFFSET 0) {row} ON {on}"
+
+
 def _limit(column: str) -> str:
     return f"nullif({column}, {_UNLIMITED})"
 
@@ -67,6 +74,9 @@ def _per_second(column: str, since: str, scale: str = "1000.0") -> str:
 
 def _cpu(is_sqlite: bool) -> str:
     cores = "0.000001"
+    before = f"""p.container = s.container AND p.ts_ms = (
+    SELECT max(b.ts_ms) FROM sample b
+    WHERE b.container = s.container AND b.ts_ms < s.ts_ms AND b.ts_ms >= s.ts_ms - {_SILENCE})"""
     return f"""
 SELECT {_who(is_sqlite)}, s.is_closing AS is_closing,
     p.ts_ms AS from_ms, CAST(s.ts_ms - p.ts_ms AS DOUBLE PRECISION) / 1000 AS seconds,
@@ -81,10 +91,7 @@ SELECT {_who(is_sqlite)}, s.is_closing AS is_closing,
         ELSE CAST(s.cpu_throttled_periods - p.cpu_throttled_periods AS DOUBLE PRECISION) / (s.cpu_periods - p.cpu_periods)
     END END AS throttled_share
 FROM sample s {_METADATA}
-LEFT JOIN sample p ON p.container = s.container AND p.ts_ms = (
-    SELECT max(b.ts_ms) FROM sample b
-    WHERE b.container = s.container AND b.ts_ms < s.ts_ms AND b.ts_ms >= s.ts_ms - {_SILENCE})
-    AND {_NO_GAP}"""
+{_joined("LEFT JOIN", "sample", "p", before, _NO_GAP, is_sqlite)}"""
 
 
 def _memory(is_sqlite: bool) -> str:
@@ -114,6 +121,11 @@ def _instances(is_sqlite: bool, table: str, label: str, rates: dict[str, str], r
     still = [f"CASE WHEN p.{column} IS NOT NULL THEN 0 END AS {name}" for name, column in rises.items()]
     still += [f"CASE WHEN p.{column} IS NOT NULL THEN 0.0 END AS {name}_per_second" for name, column in rates.items()]
     of_row = f"SELECT max(b.ts_ms) FROM {table} b WHERE b.container = s.container AND b.ts_ms < s.ts_ms AND b.ts_ms >= s.ts_ms"
+    of_container = "p.container = s.container"
+    same = f"{of_container} AND p.{label} = s.{label} AND p.ts_ms = ({of_row} - 2 * {_SILENCE})"
+    closing = """k.container = s.container AND k.ts_ms = (
+    SELECT max(b.ts_ms) FROM sample b
+    WHERE b.container = s.container AND b.is_closing AND b.ts_ms > p.ts_ms AND b.ts_ms < s.ts_ms)"""
     seconds = "AS DOUBLE PRECISION) / 1000 AS seconds"
     return f"""
 SELECT {_who(is_sqlite)}, s.{label} AS {label}, FALSE AS is_closing,
@@ -121,17 +133,15 @@ SELECT {_who(is_sqlite)}, s.{label} AS {label}, FALSE AS is_closing,
     CAST(CASE WHEN ok.yes = 1 THEN s.ts_ms - coalesce(k.ts_ms, p.ts_ms) END {seconds},
     {", ".join(known)}
 FROM {table} s {_METADATA}
-LEFT JOIN {table} p ON p.container = s.container AND p.{label} = s.{label} AND p.ts_ms = ({of_row} - 2 * {_SILENCE})
-LEFT JOIN sample k ON k.container = s.container AND k.ts_ms = (
-    SELECT max(b.ts_ms) FROM sample b
-    WHERE b.container = s.container AND b.is_closing AND b.ts_ms > p.ts_ms AND b.ts_ms < s.ts_ms)
+{_joined("LEFT JOIN", table, "p", same, "TRUE", is_sqlite)}
+{_joined("LEFT JOIN", "sample", "k", closing, "TRUE", is_sqlite)}
 LEFT JOIN (SELECT 1 AS yes) ok ON s.ts_ms - coalesce(k.ts_ms, p.ts_ms) <= {_SILENCE}
     AND (k.ts_ms IS NULL OR k.ts_ms - p.ts_ms <= {_SILENCE}) AND {_NO_GAP}
 UNION ALL
 SELECT {_who(is_sqlite)}, p.{label}, s.is_closing, p.ts_ms, CAST(s.ts_ms - p.ts_ms {seconds},
     {", ".join(still)}
 FROM sample s {_METADATA}
-JOIN {table} p ON p.container = s.container AND p.ts_ms = ({of_row} - {_SILENCE}) AND {_NO_GAP}
+{_joined("JOIN", table, "p", f"{of_container} AND p.ts_ms = ({of_row} - {_SILENCE})", _NO_GAP, is_sqlite)}
 WHERE s.is_closing"""
 
 
