@@ -42,8 +42,8 @@ def current(config_file: Path | None, state_dir: Path | None, assignments: tuple
 def upgrade(config_file: Path | None, state_dir: Path | None, assignments: tuple[str, ...]) -> None:
     """Bring each SQL sink's database to the newest schema. An embedded one is migrated at start by itself.
 
-    An embedded one is refused while tidegauge runs on the state folder: its file has one writer. A server's can be migrated
-    at any time: the agents that write to it wait meanwhile.
+    A server's can be migrated at any time: the agents that write to it wait meanwhile. An embedded one is left alone while
+    tidegauge runs on the state folder, since its file has one writer; if there is no other, that is an error.
     """
     from tidegauge.sinks.sql import migrate
 
@@ -51,12 +51,18 @@ def upgrade(config_file: Path | None, state_dir: Path | None, assignments: tuple
     databases = _databases(config)
     state = StateDir(config.state_dir)
     if any(d.is_embedded for d in databases.values()):
-        if state.root.exists() and state.is_locked():
+        is_running = state.root.exists() and state.is_locked()
+        if is_running and all(d.is_embedded for d in databases.values()):
             raise TidegaugeError(f"{config.state_dir}: tidegauge runs on this state folder; stop it first")
-        ids = server_ids(config.server_user, config.state_dir)
-        state.prepare(ids)
-        os.umask(0o077)
-        drop_to(ids)
+        if is_running:
+            for name in [n for n, d in databases.items() if d.is_embedded]:
+                del databases[name]
+                click.echo(f"{name}: left to the tidegauge that runs on it")
+        else:
+            ids = server_ids(config.server_user, config.state_dir)
+            state.prepare(ids)
+            os.umask(0o077)
+            drop_to(ids)
     for name, database in databases.items():
         with _explained(database):
             before = migrate.current(database)

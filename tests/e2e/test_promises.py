@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.e2e import generator
 from tests.e2e.program import Program, eventually
-from tests.servers import Influxd, free_port, need_influxd
+from tests.servers import Influxd, PostgresServer, free_port, need_influxd
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 
@@ -138,3 +138,29 @@ def test_r11_a_database_of_an_older_schema_is_migrated_with_a_backlog_waiting(tm
         program.drained("sql", 60)
     assert _numbers(program) == list(range(1, total + 1))
     assert program.sql("SELECT text FROM note") == [("kept",)]
+
+
+def test_r11_a_server_without_tables_is_migrated_by_command_with_a_backlog_waiting(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    postgres.sql("DROP DATABASE IF EXISTS backlog WITH (FORCE)")
+    url = postgres.database("backlog")
+    sink = f'[sinks.central]\nplugin = "sql"\nurl = "{url}"\nretry_max_s = 1\n'
+    program = Program(tmp_path, _ONLY_HOST + sink, {"TIDEGAUGE_SINKS__CENTRAL__PASSWORD": postgres.password})
+    end_ms = time.time_ns() // 1_000_000 - 60_000
+    total = generator.fill(program.state / "journal", containers=10, rounds=200, step_ms=1000, end_ms=end_ms)
+    with program:
+        eventually(lambda: "run `tidegauge db upgrade`" in program.text(), 30, "it does not say what to do")
+        assert program.account("central")["pending"] >= total
+        migrated = program.call("db", "upgrade")
+        assert "sql: left to the tidegauge that runs on it" in migrated.stdout, migrated.stderr
+        assert "central: no schema yet -> " in migrated.stdout
+        program.drained("central", 60)
+        assert program.account("central")["dropped"] == {}
+    rows = postgres.sql(
+        "SELECT memory_usage_bytes FROM sample s JOIN container c ON c.id = s.container WHERE c.path LIKE '/generated/%'",
+        database="backlog",
+    )
+    assert sorted(n for (n,) in rows) == list(range(1, total + 1))
+    assert postgres.password not in program.text()
+    postgres.sql("DROP DATABASE backlog WITH (FORCE)")
