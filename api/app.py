@@ -17,6 +17,7 @@ from tidegauge.api.cadvisor.routes import CadvisorApi
 from tidegauge.api.events import EventPages
 from tidegauge.api.exposition.endpoint import Exposition
 from tidegauge.api.guard import UNTRUSTED, Guard, is_trusted
+from tidegauge.api.heapster.routes import HeapsterApi
 from tidegauge.api.history import HistoryPages
 from tidegauge.api.query import QueryPage
 from tidegauge.pipeline.config import HttpConfig
@@ -135,6 +136,7 @@ def build(
             Route("/api/v1/status", status),
             Route("/api/v1/events", pages.answer),
             *HistoryPages(view.histories, config.request_timeout_s).routes(),
+            *HeapsterApi(view, config.request_timeout_s).routes(),
             QueryPage(view.sql_stores, config).route(),
             processes.route(view.ask, view.containers),
             Route("/api/v1/dead-letters/{sink}/{action:str}", dead_letters, methods=["GET", "POST"]),

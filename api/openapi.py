@@ -4,6 +4,7 @@ A container's name is one part of a path here, for OpenAPI has no parameter with
 Below `/api`, a path with a slash at its end is the same as without.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, get_args
 
@@ -16,6 +17,8 @@ from tidegauge.api import query
 from tidegauge.api.cadvisor import machine_shapes as m
 from tidegauge.api.cadvisor import shapes as s
 from tidegauge.api.cadvisor.request import EVENT_PARAMETERS, TYPES, V2_PARAMETERS, ContainerInfoRequest, Parameter
+from tidegauge.api.heapster import description as heapster
+from tidegauge.api.heapster.model import AGGREGATIONS
 from tidegauge.api.history import DEFAULT_CONTAINERS, PastContainers, PastMetrics
 from tidegauge.pipeline.config import HttpConfig
 from tidegauge.pipeline.history_answer import Answer
@@ -314,9 +317,37 @@ def _of_type(version: str, type_: str) -> Iterator[Operation]:
             yield Operation(path, _CADVISOR_ROUTE, f"cAdvisor's {type_}", content, its, statuses, method, body)
 
 
+_PART: Mapping[str, Any] = _NAME["schema"]  # type: ignore[assignment]
+_ASKED: tuple[tuple[str, str, Mapping[str, Any], str], ...] = (
+    ("node", "path", _PART, "name of a host"),
+    ("namespace", "path", _PART, "namespace of pods"),
+    ("pod", "path", _PART, "name of a pod"),
+    ("container", "path", _PART, "name of a container; slashes stay, or are %2F"),
+    ("pods", "path", _PART, "names of pods, with commas between"),
+    ("uid", "path", _PART, "uid of a pod"),
+    ("uids", "path", _PART, "uids of pods, with commas between"),
+    ("metric", "path", _PART, "Heapster's name; slashes stay"),
+    ("aggregations", "path", {"enum": list(AGGREGATIONS)}, "several with commas between"),
+    ("start", "query", {"type": "string", "format": "date-time"}, "the first time; the historical API asks for one"),
+    ("end", "query", {"type": "string", "format": "date-time"}, "the last time; now without it"),
+    ("labels", "query", {"type": "string", "pattern": "^[a-z_]+:[^,]+$"}, "all labels of a labeled metric, name:value"),
+    ("bucket", "query", {"type": "string", "pattern": "^[1-9][0-9]{0,3}(ms|s|m|h|d)$"}, "width; one for all without it"),
+    ("labelSelector", "query", {"type": "string", "pattern": "^[a-z]+=[a-z]+$"}, "as of Kubernetes"),
+)
+_HEAPSTER = {name: _given(name, schema, help_, where) for name, where, schema, help_ in _ASKED}
+
+
+def _of_heapster() -> Iterator[Operation]:
+    for each in heapster.operations():
+        names = (*re.findall(r"{(\w+)}", each.path), *each.query)
+        parameters = tuple(_HEAPSTER[name] for name in names)
+        yield Operation(each.path, each.route, each.summary, {JSON: each.shape}, parameters, each.statuses)
+
+
 def operations(config: HttpConfig) -> Iterator[Operation]:
     """All that is answered; GET is HEAD too."""
     yield from _OWN
+    yield from _of_heapster()
     if config.debug:
         yield from _DEBUG
     yield from _of_cadvisor()
