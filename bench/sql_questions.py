@@ -130,3 +130,16 @@ VIEWS: InSql = {
     ),
 }
 """The questions on the views for people: rates are already there."""
+
+_RATES = """
+WITH r AS (SELECT container, (cpu_usage_ns - lag(cpu_usage_ns) OVER w) / 1e6 / (ts_ms - lag(ts_ms) OVER w) AS cores
+           FROM sample WHERE ts_ms >= ? AND ts_ms < ? WINDOW w AS (PARTITION BY container ORDER BY ts_ms))
+SELECT path, {} FROM r JOIN container ON id = container WHERE cores IS NOT NULL GROUP BY path
+"""
+OF_POSTGRESQL: InSql = {
+    **TABLES,
+    "p95": (_RATES.format("percentile_disc(0.95) WITHIN GROUP (ORDER BY cores)"), lambda asked: asked.whole),
+}
+"""It has percentiles of its own."""
+OF_DUCKDB: InSql = {**TABLES, "p95": (_RATES.format("quantile_disc(cores, 0.95)"), lambda asked: asked.whole)}
+"""So has DuckDB."""

@@ -14,9 +14,9 @@ import psutil
 import urllib3
 from tests.servers import Influxd, PostgresServer, StoreServer, VictoriaMetrics
 
-from bench.questions import DAY_MS, HOUR_MS, MINUTE_MS, RELATIVE, SKETCH_RELATIVE, Answer, Asked, Refused, Span
-from bench.sql_questions import TABLES, VIEWS
-from bench.typed import TYPED
+from bench.questions import DAY_MS, HOUR_MS, MINUTE_MS, QUESTIONS, RELATIVE, SKETCH_RELATIVE, Answer, Asked, Refused, Span
+from bench.sql_questions import OF_DUCKDB, OF_POSTGRESQL, TABLES, VIEWS
+from bench.typed import HOURLY, TYPED
 from tidegauge.pipeline.plugin import KeepsHistory, Maintained, Sink
 from tidegauge.pipeline.records import MAX_INT, Batch, Record
 from tidegauge.sinks.influxdb import InfluxdbConfig, InfluxdbSink
@@ -49,7 +49,7 @@ class Store:
 
     name: str
     ways: Mapping[str, str] = {"own": ""}
-    """How it can be asked, and what that is called: `own` language, for SQL `views`, `typed` history."""
+    """How it can be asked, and what that is called: `own` language, for SQL `views`, `typed` history, of it only `hours`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -98,13 +98,22 @@ class Store:
 
     def ask(self, question: str, asked: Asked, way: str = "own") -> Answer:
         """The answer in the form of `bench.questions`. `way` is one of `ways`. Refused if the store gives none."""
-        answer: Answer = getattr(self, f"_{question}")(asked) if way == "own" else self._by_type(question, asked)
-        return answer
+        if way == "own":
+            answer: Answer = getattr(self, f"_{question}")(asked)
+            return answer
+        if not isinstance(self._sink, KeepsHistory):
+            raise Refused(f"{self.name} has no typed history")
+        return (HOURLY if way == "hours" else TYPED)[question](self._sink.history(), asked)
+
+    def questions(self, way: str) -> Sequence[str]:
+        """Those of QUESTIONS that can be asked this way."""
+        some = {"typed": TYPED, "hours": HOURLY}.get(way, QUESTIONS)
+        return [question for question in QUESTIONS if question in some]
 
     def check(self, question: str, asked: Asked, way: str = "own") -> list[str]:
         """What is wrong with the answer, in words; nothing if it is right."""
-        relative = SKETCH_RELATIVE if (way, question) == ("typed", "p95") else RELATIVE
-        return asked.differences(question, self.ask(question, asked, way), relative, is_clipped=way == "typed")
+        relative = SKETCH_RELATIVE if way in ("typed", "hours") and question == "p95" else RELATIVE
+        return asked.differences(question, self.ask(question, asked, way), relative, is_clipped=way in ("typed", "hours"))
 
     def latency_ms(self, question: str, asked: Asked, way: str = "own", budget_s: float = 12.0) -> tuple[float, ...]:
         """Times of runs one after the other: seven, or as many as fit into the budget, at least one."""
@@ -114,11 +123,6 @@ class Store:
             self.ask(question, asked, way)
             times.append(1000 * (time.perf_counter() - start))
         return tuple(times)
-
-    def _by_type(self, question: str, asked: Asked) -> Answer:
-        if not isinstance(self._sink, KeepsHistory):
-            raise Refused(f"{self.name} has no typed history")
-        return TYPED[question](self._sink.history(), asked)
 
     def _start(self) -> None:
         raise NotImplementedError
@@ -154,7 +158,9 @@ _TYPED = "by tidegauge's typed history"
 class SqlStore(Store):
     """A database that is asked in SQL, over a connection that can only read."""
 
-    ways = {"own": "in SQL on tables", "views": "in SQL on views", "typed": _TYPED}
+    ways = {"own": "in SQL on tables", "views": "in SQL on views", "typed": _TYPED, "hours": f"{_TYPED}, hourly roll-ups"}
+    tables = TABLES
+    """Statements on tables."""
 
     def _begin(self, config: SqlConfig) -> None:
         """Makes the schema and opens sink and connection."""
@@ -173,9 +179,9 @@ class SqlStore(Store):
         return [tuple(row) for row in found]
 
     def ask(self, question: str, asked: Asked, way: str = "own") -> Answer:
-        if way == "typed":
+        if way in ("typed", "hours"):
             return super().ask(question, asked, way)
-        sql, parameters = (VIEWS if way == "views" else TABLES)[question]
+        sql, parameters = (VIEWS if way == "views" else self.tables)[question]
         rows = self._rows(sql, *parameters(asked))
         return _set(rows) if question in ("failures", "alive") else _pairs(rows)
 
@@ -196,7 +202,12 @@ class SqliteStore(SqlStore):
         return self.path.stat().st_size
 
 
+RAW = "SQLite, raw samples alone"
+
+
 class _RawStore(SqliteStore):
+    name = RAW
+
     def _maintain(self, now_ms: int) -> int:
         """Nothing: roll-ups are not exported."""
         return round(1000 * IDLE_S)
@@ -207,19 +218,20 @@ class ParquetStore(SqlStore):
 
     name = "Parquet"
     ways = {"own": "in SQL by DuckDB"}
+    tables = OF_DUCKDB
 
     def _start(self) -> None:
         import duckdb
 
-        self._source = _RawStore(self.folder / "sqlite")
-        self._exit.enter_context(self._source)
+        self.source = _RawStore(self.folder / "sqlite")
+        self._exit.enter_context(self.source)
         self._duckdb = self._exit.enter_context(duckdb.connect())
 
     def load(self, writes: Iterable[Sequence[Record]], *, is_settled: bool = True) -> Loaded:
-        """Costs of the export alone."""
-        self._source.load(writes, is_settled=is_settled)
+        """Costs of the export alone; what the file of raw samples cost that it is made of is `source_loaded`."""
+        self.source_loaded = self.source.load(writes, is_settled=is_settled)
         written, cpu, wall = _written_bytes(), time.process_time(), time.perf_counter()
-        with contextlib.closing(SqlSink(self._source.config).tables()) as tables:
+        with contextlib.closing(SqlSink(self.source.config).tables()) as tables:
             export(tables, self.folder / "files", 0, MAX_INT, lambda at_ms: None)
         loaded = Loaded(time.perf_counter() - wall, time.process_time() - cpu, 0.0, 0.0, _written_bytes() - written)
         for table, files in views(self.folder / "files"):
@@ -237,6 +249,7 @@ class PostgresStore(SqlStore):
     """A server that syncs as one in service does, with half a GiB for pages."""
 
     name = "PostgreSQL"
+    tables = OF_POSTGRESQL
 
     def _start(self) -> None:
         settings = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "512MB", "max_wal_size": "1GB"}
