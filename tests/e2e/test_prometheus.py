@@ -10,8 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import psutil
 import pytest
+from tests.api.access import certificates, secret
 from tests.api.exposition_rig import Parsed, parsed
 from tests.e2e.program import Program, eventually
 from tests.servers import free_port
@@ -92,12 +94,14 @@ def test_promtool_takes_the_page_and_complains_of_cadvisors_names_alone(tmp_path
 
 
 @contextmanager
-def _prometheus(folder: Path, port: int, target: str, interval: str = "2s") -> Iterator[Callable[[str], list[dict[str, Any]]]]:
-    """A real Prometheus that scrapes the target; gives the function that asks it."""
+def _prometheus(
+    folder: Path, port: int, target: str, interval: str = "2s", how: str = ""
+) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+    """A real Prometheus that scrapes the target, with what `how` adds to the job; gives the function that asks it."""
     folder.mkdir()
     (folder / "prometheus.yml").write_text(
         f"global: {{scrape_interval: {interval}, scrape_timeout: {interval}}}\n"
-        f'scrape_configs: [{{job_name: cadvisor, static_configs: [{{targets: ["{target}"]}}]}}]\n'
+        f'scrape_configs: [{{job_name: cadvisor, static_configs: [{{targets: ["{target}"]}}]{how}}}]\n'
     )
     command = [
         "prometheus",
@@ -170,6 +174,32 @@ def test_a_real_prometheus_has_the_series_with_right_values_and_drops_those_of_a
         both = f'{name}{{id=~"/{parent}/(two|three)"}}'
         # far less than the five minutes that Prometheus goes on with series of which it does not know that they ended
         eventually(lambda: {s["metric"]["id"] for s in ask(both)} == {f"/{parent}/two"}, 100, f"{both}: the third goes on")
+
+
+def test_a_real_prometheus_shows_its_credentials_over_tls(tmp_path: Path) -> None:
+    need(shutil.which("prometheus") and shutil.which("openssl"), "Prometheus (Debian package prometheus) and openssl")
+    keys = certificates(tmp_path)
+    hashed = bcrypt.hashpw(b"correct horse", bcrypt.gensalt(5)).decode()
+    secret(tmp_path / "users", f"ann:{hashed}\n")
+    config = f"""
+[http]
+listen = "127.0.0.1:{(ours := free_port())}"
+auth_file = "{tmp_path}/users"
+tls_cert = "{keys}/server.pem"
+tls_key = "{keys}/server.key"
+"""
+    tls = f', scheme: https, tls_config: {{ca_file: "{keys}/ca.pem"}}'
+    basic = f"{tls}, basic_auth: {{username: ann, password: correct horse}}"
+    target = f"127.0.0.1:{ours}"
+    with (
+        Program(tmp_path / "program", config),
+        _prometheus(tmp_path / "in", free_port(), target, how=basic) as ask,
+        _prometheus(tmp_path / "out", free_port(), target, how=tls) as ask_without,
+    ):
+        eventually(lambda: ask("machine_memory_bytes"), 90, "it is not let in")
+        assert [float(s["value"][1]) for s in ask("machine_memory_bytes")] == [psutil.virtual_memory().total]
+        assert eventually(lambda: ask_without("up"), 90, "it does not scrape")[0]["value"][1] == "0"
+        assert ask_without("machine_memory_bytes") == []
 
 
 def _end(folder: Path) -> None:
