@@ -3,6 +3,7 @@
 import random
 import re
 import time
+import unittest.mock
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -173,10 +174,14 @@ def batches(samples: Sequence[Sample], containers: Mapping[int, Container], size
 
 
 NOW_MS = START_MS + 10 * HOUR_MS
+ORDERS = ("in order", "late", "replayed", "shuffled", "as it comes")
 
 
 def live(open_sink: Callable[[], SqlSink], seed: int, order: str, size: int) -> None:
-    """Writes a history in some order, with roll-ups made at any time between, and compares what stands there at the end."""
+    """Writes a history in some order, with roll-ups made at any time between, and compares what stands there at the end.
+
+    `as it comes`: the clock follows the samples, so that marks are remembered; a tenth of the rows is minutes late.
+    """
     samples, containers, gaps = a_history(seed)
     rng = random.Random(seed + 1)
     in_time = sorted(samples, key=lambda s: s.ts_ms)
@@ -184,6 +189,9 @@ def live(open_sink: Callable[[], SqlSink], seed: int, order: str, size: int) -> 
     if order == "late":
         late = [s for s in in_time if rng.random() < 0.1]
         records = [*batches([s for s in in_time if s not in late], containers, size), *batches(late, containers, 5)]
+    elif order == "as it comes":
+        in_time.sort(key=lambda s: s.ts_ms + (rng.random() < 0.1) * rng.randrange(4 * FIVE_MINUTES_MS))
+        records = list(batches(in_time, containers, size))
     elif order == "replayed":
         records += rng.sample(records, len(records) // 2)
     elif order == "shuffled":
@@ -193,9 +201,16 @@ def live(open_sink: Callable[[], SqlSink], seed: int, order: str, size: int) -> 
         records.insert(rng.randrange(len(records) + 1), gap)
     sink = open_sink()
     sink.write(list(containers.values()))
+    now_ms = 0 if order == "as it comes" else NOW_MS
     for record in records:
-        sink.write([record])
-        if rng.random() < 0.2:
+        if isinstance(record, Batch):
+            now_ms = max(now_ms, *(s.ts_ms for s in record.samples))
+        with unittest.mock.patch("tidegauge.sinks.sql.rollup_marks.time.time", return_value=now_ms / 1000):
+            sink.write([record])
+        if order == "as it comes":
+            for _ in range(rng.randrange(4)):
+                sink.maintain(now_ms, rng.choice((never, lambda: True)))
+        elif rng.random() < 0.2:
             # the clock may be anywhere: what was made too early has to be made again
             sink.maintain(START_MS + rng.randrange(4 * HOUR_MS), rng.choice((never, lambda: True)))
         if rng.random() < 0.02:
@@ -209,11 +224,12 @@ def live(open_sink: Callable[[], SqlSink], seed: int, order: str, size: int) -> 
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.integers(0, 10**6), st.sampled_from(["in order", "late", "replayed", "shuffled"]), st.integers(5, 60))
+@given(st.integers(0, 10**6), st.sampled_from(ORDERS), st.integers(5, 60))
 @example(1, "in order", 40)
 @example(2, "late", 7)
 @example(3, "replayed", 20)
 @example(4, "shuffled", 3)
+@example(5, "as it comes", 5)
 def test_rollups_are_what_a_computation_from_scratch_gives(seed: int, order: str, size: int) -> None:
     with TemporaryDirectory() as folder:
 
@@ -224,7 +240,7 @@ def test_rollups_are_what_a_computation_from_scratch_gives(seed: int, order: str
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("seed", "order"), [(5, "late"), (6, "shuffled"), (7, "replayed")])
+@pytest.mark.parametrize(("seed", "order"), [(5, "late"), (6, "shuffled"), (7, "replayed"), (8, "as it comes")])
 def test_rollups_on_postgresql_are_so_too(postgresql: Postgresql, tmp_path: Path, seed: int, order: str) -> None:
     def open_sink() -> SqlSink:
         return postgresql.sink(tmp_path, retention_s=0, retention_bytes=0)
