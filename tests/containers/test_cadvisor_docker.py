@@ -8,6 +8,7 @@ from typing import Any
 import docker
 import pytest
 from tests.api.cadvisor_rig import compare, unlisted
+from tests.api.exposition_rig import parsed
 from tests.containers.own_engine import IMAGE, OwnEngine, remove_all, run
 from tests.e2e.program import Program, eventually
 from tests.e2e.test_cadvisor import ask
@@ -151,3 +152,38 @@ def test_an_unknown_container(program: Program, recorded_tree: Callable[[str], P
         404,
         said.replace('unable to find Docker container "nosuch"', 'unable to find container "nosuch" in "docker" namespace'),
     )
+
+
+FAMILIES = Path(__file__).parent.parent / "api/cadvisor_families.tsv"
+ELSEWHERE = {
+    "container_cpu_load_average_10s": "what counts tasks may be refused here",
+    "container_tasks_state": "the same",
+}
+"""Recorded families that need not be on this host's page, and why; those of interfaces and disks besides."""
+OF_DEVICES = ("container_network_", "container_fs_", "container_blkio_")
+
+
+def test_the_page_for_prometheus_names_containers_as_cadvisor_did(program: Program, ids: dict[str, str]) -> None:
+    """Families, types and label names against those of the recorded page of a host with Docker."""
+    page = parsed(program.get("/metrics").decode())
+    rows = [line.split("\t") for line in FAMILIES.read_text().splitlines()[1:]]
+    recorded = {name: (kind, set(filter(None, labels.split(",")))) for name, kind, labels, seen in rows if "docker" in seen}
+    recorded = {name: row for name, row in recorded.items() if not name.startswith(("go_", "process_"))}
+    assert len(recorded) > 50
+    missing = {n for n in recorded.keys() - page.kinds.keys() - ELSEWHERE.keys() if not n.startswith(OF_DEVICES)}
+    assert missing == set()
+    for name in recorded.keys() & page.kinds.keys():
+        kind, labels = recorded[name]
+        assert page.kinds[name] == kind, name
+        assert labels <= {label for s in page.series if s.name == name for label, _ in s.labels}, name
+    for name, id_ in ids.items():
+        of_one = [dict(s.labels) for s in page.series if dict(s.labels).get("name") == name]
+        assert len({s.name for s in page.series if dict(s.labels).get("name") == name}) > 20
+        assert {(labels["image"], labels["id"].rpartition("/")[2]) for labels in of_one} == {(IMAGE, id_)}
+    web = next(dict(s.labels) for s in page.series if dict(s.labels).get("name") == "ts-web")
+    keys = {"container_label_com_example_role": "web", "container_label_weird_key_1": "val"}
+    assert {key: web[key] for key in keys} == keys
+    assert page.value("container_spec_memory_limit_bytes", name="ts-web") == WEB["mem_limit"]
+    assert page.value("container_spec_cpu_quota", name="ts-web") == WEB["cpu_quota"]
+    bare = {label for s in page.series if dict(s.labels).get("id") == "/" for label, value in s.labels if value}
+    assert not {"name", "image"} & bare
