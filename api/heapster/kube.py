@@ -24,6 +24,8 @@ from tidegauge.pipeline.history import Bounds
 
 _LOOK_MS = 3 * WINDOW_MS
 _WINDOW = "1m0s"
+_HOSTNAME = "kubernetes.io/hostname"
+"""The one label of a node that is known here."""
 _Takes: TypeAlias = Callable[[Mapping[str, str]], bool]
 _BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi")
 
@@ -69,17 +71,17 @@ def _usages(store: MemoryReader, chosen: Sequence[Member], bounds: Bounds, now_m
 
 
 def _nodes(store: MemoryReader, bounds: Bounds, now_ms: int, takes: _Takes) -> Iterator[NodeMetrics]:
-    chosen = [m for m in _members(store, now_ms) if m.role is Role.NODE and takes(m.container.labels)]
+    chosen = [m for m in _members(store, now_ms) if m.role is Role.NODE and takes({_HOSTNAME: m.container.host})]
     for key, (ts_ms, usage) in sorted(_usages(store, chosen, bounds, now_ms).items()):
         yield NodeMetrics(ObjectMeta(key.node, time_text(now_ms)), time_text(ts_ms), _WINDOW, usage)
 
 
 def _pods(store: MemoryReader, bounds: Bounds, now_ms: int, takes: _Takes, namespace: str | None) -> Iterator[PodMetrics]:
-    chosen = [
-        m
-        for m in _members(store, now_ms)
-        if m.role is Role.CONTAINER and namespace in (None, m.key.namespace) and takes(sets.user_labels(m.container))
-    ]
+    found_members = [m for m in _members(store, now_ms) if m.key.pod and namespace in (None, m.key.namespace)]
+    labels: dict[tuple[str, str], dict[str, str]] = {}
+    for m in found_members:  # runtimes put a pod's labels on its sandbox, or on its containers
+        labels.setdefault((m.key.namespace, m.key.pod), {}).update(sets.user_labels(m.container))
+    chosen = [m for m in found_members if m.role is Role.CONTAINER and takes(labels[m.key.namespace, m.key.pod])]
     by_pod: dict[tuple[str, str], list[tuple[SetKey, int, Usage]]] = {}
     for key, (ts_ms, usage) in sorted(_usages(store, chosen, bounds, now_ms).items()):
         by_pod.setdefault((key.namespace, key.pod), []).append((key, ts_ms, usage))

@@ -1,22 +1,24 @@
 """`/api/v1/model/...` over the memory store, `/api/v1/historical/...` over a store of the past: one computation for both."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from tidegauge.api.heapster.paths import NoSuchPath, Wanted, parse
 from tidegauge.api.heapster.shapes import NEVER, Bucket, Buckets, BucketsList, Number, Point, Points, PointsList, time_text
-from tidegauge.pipeline.heapster.metrics import BY_NAME, CUSTOM, METRICS, SUMMED, HeapsterMetric, whole
+from tidegauge.pipeline.heapster.metrics import BY_NAME, CUSTOM, METRICS, SUMMED
 from tidegauge.pipeline.heapster.sets import Role, SetKey, SetType
 from tidegauge.pipeline.heapster.windows import WINDOW_MS, Member, Span, Values, Windows, members
-from tidegauge.pipeline.history import Bounds, HistoryReader, RollupReader, TooMuch
+from tidegauge.pipeline.history import Bounds, HistoryReader, RollupReader, StoreError, TooMuch
 
 __all__ = ["BadRequest", "NoSuchPath", "answer"]
 
 AGGREGATIONS = ("average", "max", "min", "median", "count", "50-perc", "95-perc", "99-perc")
 _SUFFIXES = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_WIDTHS_MS = (WINDOW_MS, 300_000, 3_600_000)
 _MOST_WINDOWS = 20_000
+_SPANS_MS = {WINDOW_MS: 6 * 3_600_000, 300_000: 7 * 86_400_000, 3_600_000: _MOST_WINDOWS * 3_600_000}
+"""Width of windows, and up to which span they are taken."""
 _NAMES_MS = 10 * WINDOW_MS
 """So far back metrics are looked for that are listed by name."""
 
@@ -121,18 +123,18 @@ class _Asked:
 
     def points(self, wanted: Wanted, at: int, parameters: Mapping[str, str]) -> Points:
         start_ms, end_ms = self._times(parameters)
-        about, values = self._values(wanted, at, parameters, start_ms, end_ms)
-        found = [_point(about, ts_ms, values[ts_ms]) for ts_ms in sorted(values)]
+        values = self._values(wanted, at, parameters, start_ms, end_ms)
+        found = [_point(ts_ms, values[ts_ms]) for ts_ms in sorted(values)]
         return Points(found, found[-1].timestamp if found else NEVER)
 
     def buckets(self, wanted: Wanted, at: int, parameters: Mapping[str, str]) -> Buckets:
         start_ms, end_ms = self._times(parameters)
         size_ms = _bucket_ms(parameters.get("bucket"))
-        about, values = self._values(wanted, at, parameters, start_ms, end_ms)
+        values = self._values(wanted, at, parameters, start_ms, end_ms)
         grouped: dict[int, list[float]] = {}
         for ts_ms in sorted(values):
             begin = start_ms if not size_ms else ts_ms // size_ms * size_ms
-            grouped.setdefault(begin, []).append(whole(values[ts_ms], about is None or about.is_integer))
+            grouped.setdefault(begin, []).append(values[ts_ms])
         made = [_aggregated(begin, grouped[begin], wanted.aggregations) for begin in sorted(grouped)]
         return Buckets([_numbered(row, made) for row in made], size_ms * 1_000_000)
 
@@ -146,21 +148,22 @@ class _Asked:
         return start_ms, min(end_ms, self._now_ms)
 
     def _span(self, start_ms: int, end_ms: int) -> Span:
-        """With windows so wide that the store still holds what they are made of, and that they are not too many."""
-        oldest = self._reader.oldest_ms()
-        for width_ms in _WIDTHS_MS if isinstance(self._reader, RollupReader) else _WIDTHS_MS[:1]:
-            is_held = width_ms > WINDOW_MS or oldest is None or start_ms >= oldest - WINDOW_MS
-            if (end_ms - start_ms) // width_ms <= _MOST_WINDOWS and (is_held or not isinstance(self._reader, RollupReader)):
+        """Minutes, or where the store has roll-ups windows as wide as these: by the span, and by how far samples reach back."""
+        widths = _SPANS_MS
+        if not isinstance(self._reader, RollupReader):
+            widths = {WINDOW_MS: _MOST_WINDOWS * WINDOW_MS}
+        elif (oldest := self._reader.oldest_ms()) is not None and start_ms < oldest - WINDOW_MS:
+            widths = {width_ms: most for width_ms, most in _SPANS_MS.items() if width_ms > WINDOW_MS}
+        for width_ms, most in widths.items():
+            if end_ms - start_ms <= most:
                 return Span(start_ms, end_ms, width_ms)
         raise TooMuch(f"the time asked for has more than {_MOST_WINDOWS} windows")
 
-    def _values(
-        self, wanted: Wanted, at: int, parameters: Mapping[str, str], start_ms: int, end_ms: int
-    ) -> tuple[HeapsterMetric | None, Values]:
+    def _values(self, wanted: Wanted, at: int, parameters: Mapping[str, str], start_ms: int, end_ms: int) -> Values:
         about = BY_NAME.get(wanted.metric)
         labels = _labels(parameters.get("labels"))
         if start_ms >= end_ms:
-            return about, {}
+            return {}
         span = self._span(start_ms, end_ms)
         found = self._members(start_ms - WINDOW_MS, end_ms)
         windows = Windows(self._reader, found, self._bounds)
@@ -176,8 +179,10 @@ class _Asked:
         first_ms = min(out, default=end_ms)
         if self._older is not None and start_ms < first_ms:
             before = _Asked(self._older, self._bounds, self._now_ms, self._reach_ms, self._is_past)
-            out = before._values(wanted, at, parameters, start_ms, first_ms)[1] | out
-        return about, {ts_ms: value for ts_ms, value in out.items() if start_ms <= ts_ms <= end_ms}
+            # a store that is down, or holds too much, takes nothing from what the memory knows
+            with contextlib.suppress(TooMuch, StoreError):
+                out = before._values(wanted, at, parameters, start_ms, first_ms) | out
+        return {ts_ms: value for ts_ms, value in out.items() if start_ms <= ts_ms <= end_ms}
 
 
 def _sets_of(member: Member) -> Iterable[SetKey]:
@@ -210,10 +215,9 @@ def _matching(found: Sequence[Member], wanted: Wanted, at: int) -> set[SetKey]:
     return out
 
 
-def _point(about: HeapsterMetric | None, ts_ms: int, value: float) -> Point:
-    if about is not None and about.is_integer:
-        return Point(time_text(ts_ms), max(0, round(value)))
-    return Point(time_text(ts_ms), max(0, int(value)), float(value))
+def _point(ts_ms: int, value: float) -> Point:
+    """`value` must be a whole number that is not negative, for the clients' type holds no other."""
+    return Point(time_text(ts_ms), max(0, round(value)), None if float(value).is_integer() and value >= 0 else float(value))
 
 
 def _time(parameters: Mapping[str, str], name: str, default_ms: int) -> int:
