@@ -1,18 +1,24 @@
 """The views: their rates are those of `pipeline.rates`, on any series; and a question about an hour reads that hour."""
 
+import re
 import shutil
 import sqlite3
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
+from tests.servers import PostgresServer, need_postgres
 
 from tidegauge.pipeline import rates
 from tidegauge.pipeline.records import UNLIMITED, Container, Event, Gap, Sample, Spec
 from tidegauge.pipeline.testing import SOURCE, START_MS, make_batch, make_container, make_sample, make_schema
+from tidegauge.sinks.sql import migrate
+from tidegauge.sinks.sql.database import open_database
 from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
 
 CPU = ("cpu_usage_ns", "cpu_user_ns", "cpu_system_ns", "cpu_periods", "cpu_throttled_periods", "cpu_throttled_ns")
@@ -85,37 +91,69 @@ gaps = st.lists(
 )
 
 
-@settings(max_examples=60)
-@given(first=series(1), second=series(2), lost=gaps)
-def test_rates_are_those_of_the_rules(empty: Path, first: list[Sample], second: list[Sample], lost: list[Gap]) -> None:
-    samples = [*first, *second]
-    containers = (make_container(1, "/a"), make_container(2, "/a", epoch=1))
-    path = store(Path(shutil.copy(empty, empty.with_name("b.db"))), samples, containers, lost)
+def check_rates(ask: Callable[[str], list[tuple[Any, ...]]], samples: Sequence[Sample], lost: Sequence[Gap]) -> None:
+    """What the views say is what the rules say. `ask` puts in place of FROM what has the column `number`, too."""
     schemas = {SCHEMA.id: SCHEMA}
 
     def expected(points: Any) -> list[tuple[int, int, int, float]]:
         found = rates.rates(points, lost, SILENCE_MS)
         return sorted((r.container, r.from_ms, r.to_ms, float(r.increase)) for r in found)
 
-    for name, column, scale in (("cpu_usage_ns", "cpu_seconds", 1e9), ("cpu_throttled_ns", "throttled_seconds", 1e9)):
-        rows = ask(path, f"SELECT id, from_ms, ts_ms, {column} * {scale} FROM cpu WHERE {column} IS NOT NULL ORDER BY 1, 2")
+    for name, column, scale in (("cpu_usage_ns", "cpu_seconds", "1e9"), ("cpu_throttled_ns", "throttled_seconds", "1e9")):
+        rows = ask(f"SELECT number, from_ms, ts_ms, {column} * {scale} FROM cpu WHERE {column} IS NOT NULL ORDER BY 1, 2")
         assert rows == expected(rates.points(samples, schemas, name)), name
-    cores = ask(path, "SELECT id, from_ms, cpu_cores, cpu_seconds / seconds FROM cpu WHERE cpu_cores IS NOT NULL ORDER BY 1, 2")
-    assert [row[3] for row in cores] == pytest.approx([row[2] for row in cores])
+    cores = ask("SELECT cpu_cores, cpu_seconds / seconds FROM cpu WHERE cpu_cores IS NOT NULL ORDER BY number, from_ms")
+    assert [row[1] for row in cores] == pytest.approx([row[0] for row in cores])
     wanted = rates.cpu_cores(rates.rates(rates.points(samples, schemas, "cpu_usage_ns"), lost, SILENCE_MS))
-    assert [row[2] for row in cores] == pytest.approx([step.value for step in wanted])
-
+    assert [row[0] for row in cores] == pytest.approx([step.value for step in wanted])
     rows = ask(
-        path, "SELECT id, from_ms, ts_ms, receive_bytes FROM network WHERE interface = 'eth0' AND receive_bytes IS NOT NULL"
+        "SELECT number, from_ms, ts_ms, receive_bytes FROM network WHERE interface = 'eth0' AND receive_bytes IS NOT NULL"
     )
     points = rates.table_points(samples, schemas, "network", "eth0", "network_receive_bytes")
     assert sorted(rows) == expected(points)
-    per_second = ask(
-        path,
-        "SELECT receive_bytes_per_second, receive_bytes / seconds FROM network WHERE receive_bytes IS NOT NULL",
-    )
+    per_second = ask("SELECT receive_bytes_per_second, receive_bytes / seconds FROM network WHERE receive_bytes IS NOT NULL")
     assert [a for a, _ in per_second] == pytest.approx([b for _, b in per_second])
-    assert ask(path, "SELECT count(*) FROM cpu") == [(len(samples),)]
+    assert ask("SELECT count(*) FROM cpu WHERE TRUE") == [(len(samples),)]
+
+
+@settings(max_examples=60)
+@given(first=series(1), second=series(2), lost=gaps)
+def test_rates_are_those_of_the_rules(empty: Path, first: list[Sample], second: list[Sample], lost: list[Gap]) -> None:
+    containers = (make_container(1, "/a"), make_container(2, "/a", epoch=1))
+    path = store(Path(shutil.copy(empty, empty.with_name("b.db"))), [*first, *second], containers, lost)
+    check_rates(lambda sql: ask(path, sql.replace("number", "id")), [*first, *second], lost)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[PostgresServer, str]]:
+    """A database with the tables, and its URL."""
+    need_postgres()
+    with PostgresServer() as server:
+        url = server.database("views")
+        migrate.upgrade(open_database(url, busy_timeout_s=5, password=server.password))
+        yield server, url
+
+
+@pytest.mark.integration
+@settings(max_examples=20)
+@given(first=series(1), second=series(2), lost=gaps)
+def test_rates_on_postgresql_are_those_of_the_rules(
+    server: tuple[PostgresServer, str], first: list[Sample], second: list[Sample], lost: list[Gap]
+) -> None:
+    """All examples lie in one database, each under a source of its own."""
+    postgres, url = server
+    source, instance = str(uuid.uuid4()), uuid.uuid4().hex[:16]
+    containers = [make_container(n, "/a", source=source, instance=instance, epoch=n - 1) for n in (1, 2)]
+    sink = SqlSink(SqlConfig(url=url, password=postgres.password))
+    sink.agent = source
+    sink.write([make_batch([*first, *second], containers, (SCHEMA,)), *(replace(gap, source=source) for gap in lost)])
+    sink.close()
+
+    def of_this(sql: str) -> list[tuple[Any, ...]]:
+        own = f"(SELECT v.*, epoch + 1 AS number FROM {{}} v JOIN containers USING (id) WHERE source = '{source}') AS v WHERE"
+        return postgres.sql(re.sub(r"FROM (\w+) WHERE", lambda m: "FROM " + own.format(m[1]), sql), database="views")
+
+    check_rates(of_this, [*first, *second], lost)
 
 
 def test_shares_are_those_of_the_rules(tmp_path: Path) -> None:
