@@ -2,11 +2,18 @@
 
 import logging
 import time
+from textwrap import indent
 from typing import Literal
 
 import msgspec
 
-_CONTROL = {c: f"\\x{c:02x}" for c in (*range(32), 127)}
+_CONTROL = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))}
+_CONTROL_BUT_LINES = {c: text for c, text in _CONTROL.items() if c != ord("\n")}
+
+
+def _whole(text: str) -> str:
+    """With halves of surrogate pairs, which names of files may hold, made visible: no encoder takes them."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 class TextFormatter(logging.Formatter):
@@ -19,7 +26,10 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage().translate(_CONTROL)
         line = f"{_time(record)} {record.levelname:<7} {self._process}: {message}"
-        return line if record.exc_info is None else f"{line}\n{self.formatException(record.exc_info)}"
+        if record.exc_info is not None:
+            # indented: no text of an exception can look like a line of its own
+            line += "\n" + indent(self.formatException(record.exc_info).translate(_CONTROL_BUT_LINES), "  ", lambda line: True)
+        return _whole(line)
 
 
 class JsonFormatter(logging.Formatter):
@@ -35,10 +45,10 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "process": self._process,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _whole(record.getMessage()),
         }
         if record.exc_info is not None:
-            fields["exception"] = self.formatException(record.exc_info)
+            fields["exception"] = _whole(self.formatException(record.exc_info))
         return msgspec.json.encode(fields).decode()
 
 
