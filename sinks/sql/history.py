@@ -3,9 +3,9 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -21,6 +21,9 @@ from tidegauge.sinks.sql.database import Database
 from tidegauge.sinks.sql.sqlite import SqliteDatabase
 from tidegauge.sinks.sql.tables import SPEC_COLUMNS, container_metadata, metadata, sql_name
 
+T = TypeVar("T")
+_REMEMBER_S = 60.0
+"""How long it is remembered since when there are rows."""
 _LIVE = f"""
 SELECT c.number, c.source, c.instance, c.epoch, c.boot_id, c.path, c.host, c.created_ms,
        {", ".join(f"m.{c.name}" for c in container_metadata.columns if c.name != "container")}
@@ -49,6 +52,7 @@ class SqlHistory:
         self._database = SqliteDatabase(where) if isinstance(where, Path) else where
         self._engine = self._database.reading_engine()
         self._limit_s = limit_s
+        self._known: dict[str, tuple[float, object]] = {}
 
     @contextlib.contextmanager
     def _connected(self, deadline_s: float = math.inf) -> Iterator[sa.Connection]:
@@ -76,8 +80,11 @@ class SqlHistory:
             return history_series.metrics(conn)
 
     def oldest_ms(self) -> int | None:
-        with self._asked() as conn:
-            return history_series.oldest_ms(conn)
+        def ask() -> int | None:
+            with self._asked() as conn:
+                return history_series.oldest_ms(conn)
+
+        return self._remembered("", ask)
 
     def containers(self, since_ms: int, until_ms: int) -> Sequence[StoredContainer]:
         with self._asked() as conn:
@@ -96,8 +103,22 @@ class SqlHistory:
             return history_series.gaps(conn, containers, since_ms, until_ms)
 
     def kept(self, metric: Metric) -> Mapping[int, Kept]:
-        with self._asked() as conn:
-            return rollup_read.kept(conn, metric)
+        def ask() -> Mapping[int, Kept]:
+            with self._asked() as conn:
+                return rollup_read.kept(conn, metric)
+
+        return self._remembered(metric.name, ask)
+
+    def _remembered(self, what: str, ask: Callable[[], T]) -> T:
+        """The answer of the last minute, if it was one: it takes a look-up for each container, and moves with retention."""
+        now_s = time.monotonic()
+        asked_s, found = self._known.get(what, (-math.inf, None))
+        if now_s - asked_s < _REMEMBER_S:
+            return cast(T, found)
+        found = ask()
+        if found is not None and (not isinstance(found, Mapping) or all(k.oldest_ms is not None for k in found.values())):
+            self._known[what] = (now_s, found)
+        return found
 
     def unsettled_ms(self, containers: Sequence[StoredContainer], width_ms: int, since_ms: int, until_ms: int) -> int | None:
         with self._asked() as conn:
