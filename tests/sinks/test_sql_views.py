@@ -169,6 +169,19 @@ def test_shares_are_those_of_the_rules(tmp_path: Path) -> None:
     assert [value for _, value in wanted] == [0.5, 1.0]
 
 
+def test_a_closing_sample_ends_the_idle_time_of_interfaces(tmp_path: Path) -> None:
+    samples = [
+        make_sample(SCHEMA, 1, START_MS, tables=(network(("eth0", 100)), None), cpu_usage_ns=1),
+        make_sample(SCHEMA, 1, START_MS + 9000, is_closing=True, cpu_usage_ns=1),
+        make_sample(SCHEMA, 1, START_MS + 10_000, tables=(network(("eth0", 5100)), None), cpu_usage_ns=2),
+    ]
+    path = store(tmp_path / "a.db", samples, [make_container(1, "/a")])
+    wanted = rates.rates(rates.table_points(samples, {SCHEMA.id: SCHEMA}, "network", "eth0", "network_receive_bytes"))
+    rows = ask(path, "SELECT from_ms, ts_ms, receive_bytes, receive_bytes_per_second FROM network ORDER BY ts_ms")
+    assert rows[1:] == [(r.from_ms, r.to_ms, r.increase, r.per_s) for r in wanted]
+    assert [row[2:] for row in rows] == [(None, None), (0, 0.0), (5000, 5000.0)]
+
+
 def test_memory_has_no_closing_rows_and_no_limit_that_is_none(tmp_path: Path) -> None:
     samples = [
         make_sample(SCHEMA, 1, START_MS, memory_working_set_bytes=50, memory_limit_bytes=200, memory_oom_kills=3),
