@@ -492,6 +492,32 @@ def test_strict_names_the_killed_container_in_oom() -> None:
     assert [(e["event_type"], e["container_name"]) for e in found] == [("oomKill", "/docker"), ("oom", f"/docker/{ID_A}")]
 
 
+@pytest.mark.parametrize(
+    "path", ["/api/v1.3/docker/web", "/api/v2.1/stats?type=docker&recursive=true", "/api/v2.0/spec/docker/odd"]
+)
+def test_control_characters_in_names_and_labels_stay_within_their_strings(path: str) -> None:
+    text = '"\x00\x07\x1b[31m\r\n\u2028</script>\x7f'
+    api = Api()
+    odd = make_container(
+        9,
+        "/docker/odd",
+        name="web",
+        aliases=("web", text),
+        namespace="docker",
+        container_id="odd",
+        image=text,
+        labels={text: text},
+    )
+    api.add([make_sample(SCHEMA, 9, cpu_usage_ns=1)], [odd], SCHEMA)
+    answer = api.get(path)
+    assert answer.status == 200
+    assert not any(byte < 32 for byte in answer.body)
+    assert b"</script>" not in answer.body
+    (found,) = answer.json.values()
+    spec = found.get("spec", found)
+    assert (spec["image"], spec["labels"]) == (text, {text: text})
+
+
 @pytest.mark.parametrize(("is_strict", "kind", "other"), [(False, "oom_kill", "oom"), (True, "oom", "oom_kill")])
 def test_an_oom_kill_of_which_nothing_more_is_known_has_the_same_shape(is_strict: bool, kind: str, other: str) -> None:
     """The kernel's log may leave out who was killed."""
