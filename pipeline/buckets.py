@@ -181,7 +181,7 @@ def buckets(
 ) -> list[Bucket]:
     """Buckets `width_ms` wide from `start_ms` on, the last one cut at `end_ms`; those of which nothing is known are left out.
 
-    Readings are in the order of time. Sketches are of values and rates that are not negative: ValueError for others.
+    Readings are in the order of time. In sketches what is below 0 counts as 0.
     """
     found: dict[int, Bucket] = {}
 

@@ -29,10 +29,10 @@ class Sketch:
         self._bins: dict[int, int] = {}
 
     def add(self, value: float, weight: int = 1) -> None:
-        """ValueError for a value below 0, or none at all; `weight` is over 0."""
+        """What is below 0 counts as 0: it is not what these sketches are of. ValueError for NaN; `weight` is over 0."""
         if value > 0:
             place = min(max(_ceil(_log(value) * _SCALE), -32767), 32767)
-        elif value == 0:
+        elif value <= 0:
             place = _ZERO
         else:
             raise ValueError(f"a sketch takes no {value}")

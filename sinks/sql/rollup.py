@@ -61,8 +61,6 @@ class Rollup:
         self.is_leader = self.is_embedded
         """False if another agent makes the roll-ups of this database."""
         self._pass: Iterator[None] | None = None
-        self.made = 0
-        """Buckets of containers made since the start, 5 minutes and hours."""
 
     def run(self, now_ms: int, marks: Marks | None, is_over: Callable[[], bool]) -> bool:
         """Slices until all that is due is made (True) or `is_over` says so (False); at least one.
@@ -267,7 +265,6 @@ class Rollup:
                     hour_ms = start_ms // HOUR_MS * HOUR_MS
                     self.conn.exec_driver_sql(MARK, [(HOUR_MS, hour_ms, id_) for id_ in some])
                 self.conn.exec_driver_sql(_UNMARK, [(width_ms, start_ms, id_, marks[id_]) for id_ in some])
-            self.made += len(some)
             yield
 
     def _forget(self, width_ms: int, start_ms: int, marks: Mapping[int, int]) -> Iterator[None]:

@@ -15,7 +15,7 @@ import msgspec
 
 from tidegauge.pipeline.buckets import is_gap_between
 from tidegauge.pipeline.history import Span
-from tidegauge.pipeline.records import Kind
+from tidegauge.pipeline.records import MAX_INT, Kind
 from tidegauge.pipeline.sketch import Sketch
 from tidegauge.sinks.sql.tables_rollup import RolledTable
 
@@ -198,7 +198,7 @@ class Series:
                 if cell.no_count or cell.no_ms:
                     partial[cell.name] = (self._count - cell.no_count, covered_ms)
                 if isinstance(cell, _Counter):
-                    values += (cell.increase, cell.last)
+                    values += (_fitting(cell.increase), cell.last)
                 else:
                     values += (cell.total / covered_ms if covered_ms else None, cell.min, cell.max, cell.last)
             if cell.sketch is not None:
@@ -290,6 +290,11 @@ def _take_each(cell: _Gauge | _Counter, run: _Run, column: tuple[Any, ...]) -> N
     cell.no_ms += run.covered_ms - covered_ms
 
 
+def _fitting(increase: Any) -> Any:
+    """As a column can hold it: a counter that falls and rises again and again could pass 64 bits."""
+    return MAX_INT if isinstance(increase, int) and increase > MAX_INT else increase
+
+
 _PARTIAL = msgspec.json.Decoder(dict[str, tuple[int, int]])
 
 
@@ -331,7 +336,7 @@ def merged(table: RolledTable, rows: Iterable[Sequence[Any]]) -> tuple[Any, ...]
                     sketch.merge(Sketch.decode(encoded))
                 values.append(sketch.encode())
             elif part == "increase":
-                values.append(sum(known))
+                values.append(_fitting(sum(known)))
             else:
                 values.append(min(known) if part == "min" else max(known))
     return (count, covered_ms, msgspec.json.encode(partial).decode() if partial else None, *values)

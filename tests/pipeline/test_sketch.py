@@ -73,10 +73,10 @@ def test_an_empty_sketch_has_no_quantile() -> None:
     assert Sketch.decode(Sketch().encode()) == Sketch()
 
 
-def test_negative_values_and_none_at_all_are_refused() -> None:
-    for value in (-1, -1e-300, float("nan")):
-        with pytest.raises(ValueError, match="takes no"):
-            Sketch().add(value)
+def test_what_is_below_zero_counts_as_zero_and_no_number_is_refused() -> None:
+    assert sketch_of([(-1, 5), (-1e-300, 2)]) == sketch_of([(0, 7)])
+    with pytest.raises(ValueError, match="takes no"):
+        Sketch().add(float("nan"))
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\x07", b"\x00\x01", b"\x01" + b"\x00" * 7])

@@ -17,7 +17,8 @@ from tests.sinks.databases import Postgresql, Sqlite, ask
 from tidegauge.pipeline.buckets import Bucket, buckets
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.history import Bounds, Reading, RollupReader, Span, TooMuch
-from tidegauge.pipeline.records import Batch, Container, Gap, Record, Sample
+from tidegauge.pipeline.records import MAX_INT, Batch, Container, Gap, Record, Sample
+from tidegauge.pipeline.sketch import Sketch
 from tidegauge.pipeline.testing import SOURCE, make_batch, make_container, make_sample, make_schema
 from tidegauge.sinks.sql import retention
 from tidegauge.sinks.sql.rollup_rows import partial_of
@@ -316,4 +317,21 @@ def test_the_statement_of_the_page_gives_cores_and_mebibytes_by_hour(tmp_path: P
     now = f"{(START_MS + 2 * HOUR_MS) // 1000}"
     found = ask(sink, statement.replace("unixepoch('now', '-30 days')", f"({now} - 30 * 86400)"))
     assert found[0] == ("web", "2023-11-14 22:00:00", 0.5, 1.5, 2.0)
+    sink.close()
+
+
+def test_a_counter_that_passes_64_bits_by_falling_stops_no_rollup(tmp_path: Path) -> None:
+    sink = Sqlite().sink(tmp_path, retention_s=0, retention_bytes=0)
+    readings = [0, MAX_INT, 0, MAX_INT, 0, 5]
+    samples = [
+        make_sample(SCHEMA, 1, START_MS + i * 10_000, cpu_usage_ns=value, memory_working_set_bytes=-1)
+        for i, value in enumerate(readings)
+    ]
+    sink.write([make_batch(samples, schemas=(SCHEMA,))])
+    roll_up(sink, NOW_MS)
+    sql = "SELECT cpu_usage_ns_increase, memory_working_set_bytes_max, memory_working_set_bytes_sketch FROM sample_{}"
+    zero = Sketch()
+    zero.add(0, 50_000)
+    for suffix in ("5m", "1h"):
+        assert ask(sink, sql.format(suffix)) == [(MAX_INT, -1, zero.encode())]
     sink.close()
