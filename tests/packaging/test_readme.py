@@ -32,7 +32,7 @@ def test_the_query_gives_cores(tmp_path: Path) -> None:
     sink.close()
     (query,) = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)
     with closing(sqlite3.connect(tmp_path / "server" / "tidegauge.db")) as database:
-        assert database.execute(query).fetchall() == [("/busy", pytest.approx(0.5)), ("/idle", 0.0)]
+        assert database.execute(query).fetchall() == [("web-2", pytest.approx(0.5)), ("web-1", 0.0)]
 
 
 def test_the_database_is_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
