@@ -48,7 +48,9 @@ DIFFERENCES = (
     Difference("an answer without `bucket`", "its time is `start` and 1 ns", "its time is `start`"),
     Difference("median and percentiles", "as the store has them", "the mean of the two in the middle; the nearest rank"),
     Difference(
-        "the model's memory", "140 s; CPU rate and memory usage for 15 min", "what the sink memory holds, 15 min at most"
+        "the model's memory",
+        "140 s; CPU rate and memory usage for 15 min",
+        "15 min of all: from the memory, before that from the store",
     ),
     Difference("order of lists", "random", "by name"),
     Difference("unit of `filesystem/inodes`", "bytes", "none: they are counts"),

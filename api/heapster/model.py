@@ -7,6 +7,7 @@ from datetime import datetime
 
 from tidegauge.api.heapster.paths import NoSuchPath, Wanted, parse
 from tidegauge.api.heapster.shapes import NEVER, Bucket, Buckets, BucketsList, Number, Point, Points, PointsList, time_text
+from tidegauge.pipeline.catalogue import METRICS as CATALOGUE
 from tidegauge.pipeline.heapster.metrics import BY_NAME, CUSTOM, METRICS, SUMMED
 from tidegauge.pipeline.heapster.sets import Role, SetKey, SetType
 from tidegauge.pipeline.heapster.windows import WINDOW_MS, Member, Span, Values, Windows, members
@@ -19,6 +20,8 @@ _SUFFIXES = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MOST_WINDOWS = 20_000
 _SPANS_MS = {WINDOW_MS: 6 * 3_600_000, 300_000: 7 * 86_400_000, 3_600_000: _MOST_WINDOWS * 3_600_000}
 """Width of windows, and up to which span they are taken."""
+_ROLLED = next(m for m in CATALOGUE if m.name == "cpu_usage_ns")
+"""By its roll-ups it is seen how far back they reach."""
 _NAMES_MS = 10 * WINDOW_MS
 """So far back metrics are looked for that are listed by name."""
 
@@ -148,12 +151,15 @@ class _Asked:
         return start_ms, min(end_ms, self._now_ms)
 
     def _span(self, start_ms: int, end_ms: int) -> Span:
-        """Minutes, or where the store has roll-ups windows as wide as these: by the span, and by how far samples reach back."""
-        widths = _SPANS_MS
-        if not isinstance(self._reader, RollupReader):
+        """Minutes, or where the store has roll-ups windows as wide as these: by the span, or where they reach further back."""
+        if not isinstance(self._reader, RollupReader) or not self._is_past:
             widths = {WINDOW_MS: _MOST_WINDOWS * WINDOW_MS}
-        elif (oldest := self._reader.oldest_ms()) is not None and start_ms < oldest - WINDOW_MS:
-            widths = {width_ms: most for width_ms, most in _SPANS_MS.items() if width_ms > WINDOW_MS}
+        else:
+            oldest = self._reader.oldest_ms()
+            rolled = [own.oldest_ms for own in self._reader.kept(_ROLLED).values() if own.oldest_ms is not None]
+            # a roll-up begins before the oldest sample by less than its width
+            is_held = oldest is None or start_ms >= oldest or min(rolled, default=oldest) > oldest - 2 * max(_SPANS_MS)
+            widths = {width_ms: most for width_ms, most in _SPANS_MS.items() if is_held or width_ms > WINDOW_MS}
         for width_ms, most in widths.items():
             if end_ms - start_ms <= most:
                 return Span(start_ms, end_ms, width_ms)

@@ -98,7 +98,7 @@ class HeapsterApi:
     async def _answered(self, ask: Callable[[Bounds, int], object]) -> Response:
         def run() -> bytes:
             bounds = Bounds(MAX_ROWS, time.monotonic() + self._limit_s)
-            return msgspec.json.encode(ask(bounds, time.time_ns() // 1_000_000))
+            return msgspec.json.encode(ask(bounds, _now_ms()))
 
         try:
             async with self._slots:
@@ -112,6 +112,10 @@ class HeapsterApi:
         except (StoreError, NotNow) as exc:
             return PlainTextResponse(f"{exc}\n", 503, {"Retry-After": "5"})
         return Response(body, media_type="application/json")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _raw(request: Request, prefix: str) -> str:

@@ -10,18 +10,25 @@ from urllib.parse import urlencode
 import pytest
 from starlette.testclient import TestClient
 from tests.api.access import View
+from tests.history_rig import BEGIN_MS, RolledReader
+from tests.history_rig import records as rig_records
 
 from tidegauge.api import app
+from tidegauge.api.heapster import kube, model, routes
+from tidegauge.api.heapster.memory import MemoryReader
+from tidegauge.api.heapster.shapes import Points, time_text
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.config import HttpConfig
-from tidegauge.pipeline.history import HistoryReader
+from tidegauge.pipeline.history import Bounds, HistoryReader, StoreError
 from tidegauge.pipeline.machine import Machine
 from tidegauge.pipeline.records import Batch, Container, Record, Sample, Spec
-from tidegauge.pipeline.testing.records import make_container
+from tidegauge.pipeline.testing.records import START_MS, make_container
 from tidegauge.sinks.memory import MemoryConfig, MemorySink
 from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
 
 MINUTES = 6
+NOW_MS = START_MS // 60_000 * 60_000 + 905_000
+"""The APIs' clock stands still."""
 NAMES = ("cpu_usage_ns", "memory_usage_bytes", "memory_working_set_bytes", "memory_page_faults", "uptime_seconds")
 SCHEMA = Catalogue().schema(NAMES, ("network", "filesystem"))
 SPEC = Spec(cpu_shares=512, cpu_quota_us=50_000, cpu_period_us=100_000, memory_limit_bytes=256 << 20)
@@ -81,8 +88,7 @@ def records(start_ms: int) -> Iterator[Record]:
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    now_ms = time.time_ns() // 1_000_000
-    everything = list(records(now_ms - MINUTES * 60_000 - 10_000))
+    everything = list(records(NOW_MS - MINUTES * 60_000 - 10_000))
     memory = MemorySink(MemoryConfig())
     sql = SqlSink(SqlConfig(url=f"sqlite:///{tmp_path_factory.mktemp('sql')}/a.db"))
     sql.open()
@@ -100,8 +106,10 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         def histories(self) -> Mapping[str, HistoryReader]:
             return {"sql": history}
 
-    with TestClient(app.build(Filled(), HttpConfig(), "here"), base_url="http://localhost") as client:  # type: ignore[arg-type]
-        yield Api(client, now_ms)
+    client = TestClient(app.build(Filled(), HttpConfig(), "here"), base_url="http://localhost")  # type: ignore[arg-type]
+    with client, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routes, "_now_ms", lambda: NOW_MS)
+        yield Api(client, NOW_MS)
     sql.close()
 
 
@@ -304,3 +312,81 @@ def test_without_stores_it_says_so(tmp_path: Path) -> None:
         for path in ("/api/v1/model/nodes/", "/api/v1/historical/nodes/", "/api/v1/metric-export"):
             answer = client.get(path)
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+class _Broken:
+    """A store that is down."""
+
+    def oldest_ms(self, *asked: object) -> int:
+        raise StoreError("it is down")
+
+    containers = metrics = series = gaps = oldest_ms
+
+
+def test_a_store_that_is_down_takes_nothing_from_what_the_memory_knows(api: Api) -> None:
+    memory = MemorySink(MemoryConfig(storage_duration_s=100))
+    for record in records(NOW_MS - MINUTES * 60_000 - 10_000):
+        memory.write([record])
+    told = {}
+    for name, store in (("none", None), ("down", _Broken())):
+        found = model.answer(
+            MemoryReader(memory),
+            "nodes/host-a/metrics/cpu/usage_rate",
+            {},
+            Bounds(10**6, time.monotonic() + 600),
+            NOW_MS,
+            reach_ms=routes.MODEL_REACH_MS,
+            is_past=False,
+            older=store,  # type: ignore[arg-type]
+        )
+        told[name] = found
+    assert told["none"] == told["down"]
+    assert isinstance(told["none"], Points)
+    assert {p.value for p in told["none"].metrics} == {1500}
+    whole = api.values("/api/v1/model/nodes/host-a/metrics/cpu/usage_rate")
+    assert len(whole) > len(told["none"].metrics), "the store tells what the memory holds no longer"
+
+
+def test_start_and_end_are_within(api: Api) -> None:
+    path = "/api/v1/model/nodes/host-a/metrics/memory/usage"
+    times = [p["timestamp"] for p in api.get(path)[1]["metrics"]]
+    for root in ROOTS:
+        _, found = api.get(path.replace(ROOTS[0], root), start=times[1], end=times[3])
+        assert [p["timestamp"] for p in found["metrics"]] == times[1:4]
+        assert api.values(path.replace(ROOTS[0], root), start=times[3], end=times[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(0, "0"), (1023, "1023"), (1024, "1Ki"), (1536 << 20, "1536Mi"), ((1 << 30) + 1, "1073741825")]
+)
+def test_quantities_are_exact(text: int, expected: str) -> None:
+    assert kube._quantity(text) == expected
+
+
+def test_percentiles_are_of_the_nearest_rank() -> None:
+    _, found = model._aggregated(0, [float(v) for v in range(1, 11)], ("50-perc", "95-perc", "median", "average"))
+    assert found == {"50-perc": 5, "95-perc": 10, "median": 5.5, "average": 5.5}
+
+
+def _asked_of(reader: HistoryReader, since_ms: int, until_ms: int) -> Points:
+    found = model.answer(
+        reader,
+        "nodes/host-a/metrics/cpu/usage_rate",
+        {"start": time_text(since_ms), "end": time_text(until_ms)},
+        Bounds(10**6, time.monotonic() + 600),
+        until_ms,
+        reach_ms=routes.PAST_REACH_MS,
+        is_past=True,
+    )
+    assert isinstance(found, Points)
+    return found
+
+
+def test_minutes_while_samples_are_held_and_the_windows_of_roll_ups_before_that() -> None:
+    given, end_ms = rig_records(), BEGIN_MS + 10_800_000
+    fresh = _asked_of(RolledReader(given, settled_ms=end_ms), BEGIN_MS, end_ms)
+    assert 170 < len(fresh.metrics) < 180, "every minute but those in gaps"
+    pruned = _asked_of(RolledReader(given, settled_ms=end_ms, raw_ms=BEGIN_MS + 9_000_000), BEGIN_MS, end_ms)
+    assert [p.timestamp for p in pruned.metrics] == [time_text(BEGIN_MS + i * 300_000) for i in range(1, 37)]
+    mean = lambda points: sum(p.float_value or p.value for p in points) / len(points)  # noqa: E731
+    assert mean(pruned.metrics) == pytest.approx(mean(fresh.metrics), rel=0.01)
