@@ -192,16 +192,14 @@ _POSTGRES_USERS = ("postgres", "nobody")
 
 
 def _postgres_folder() -> Path | None:
-    """Where initdb and postgres are: the newest of Debian's folders, else the PATH's. None if PostgreSQL is missing."""
+    """Where initdb and postgres of version 15 or newer are: the newest of Debian's folders. None if there is none."""
     versions = [p for p in Path("/usr/lib/postgresql").glob("*/bin") if p.parent.name.isdigit() and (p / "initdb").exists()]
-    if versions:
-        return max(versions, key=lambda p: int(p.parent.name))
-    found = shutil.which("initdb")
-    return Path(found).resolve().parent if found else None
+    newest = max(versions, key=lambda p: int(p.parent.name), default=None)
+    return newest if newest is not None and int(newest.parent.name) >= 15 else None
 
 
 def need_postgres() -> None:
-    need(_postgres_folder(), "PostgreSQL (Debian package postgresql) is not installed")
+    need(_postgres_folder(), "PostgreSQL 15 or newer (Debian package postgresql) is not installed")
 
 
 class PostgresServer:
