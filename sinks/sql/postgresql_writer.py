@@ -1,6 +1,6 @@
 """Rows into PostgreSQL: COPY into a temporary table, and from there what is not there yet; partitions as they are needed.
 
-Half the CPU of an INSERT of many rows, and a quarter of one by one; docs/sinks/sql.md has the figures.
+A third of the CPU of `executemany` or `unnest` on both sides together; docs/sinks/sql.md has the figures.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ class PostgresqlWriter:
         self._partitions = Partitions(conn, lock)
         self._statements: dict[tuple[str, tuple[str, ...]], _Statements] = {}
         self._filled: set[str] = set()
-        """Temporary tables with rows of this transaction, and the transaction."""
+        """Temporary tables with rows of the transaction below."""
         self._transaction: Any = None
 
     def insert(self, insert: Insert) -> int:
