@@ -2,7 +2,6 @@
 
 import logging
 import time
-from textwrap import indent
 from typing import Literal
 
 import msgspec
@@ -28,7 +27,8 @@ class TextFormatter(logging.Formatter):
         line = f"{_time(record)} {record.levelname:<7} {self._process}: {message}"
         if record.exc_info is not None:
             # indented: no text of an exception can look like a line of its own
-            line += "\n" + indent(self.formatException(record.exc_info).translate(_CONTROL_BUT_LINES), "  ", lambda line: True)
+            shown = self.formatException(record.exc_info).translate(_CONTROL_BUT_LINES)
+            line += "\n  " + shown.replace("\n", "\n  ")
         return _whole(line)
 
 

@@ -6,7 +6,7 @@ import re
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tidegauge.pipeline.logs import JsonFormatter, TextFormatter
@@ -25,6 +25,7 @@ def record(text: str, *, has_exception: bool) -> logging.LogRecord:
     return logging.LogRecord("a.b", logging.WARNING, "", 0, "container %s", (text,), found)
 
 
+@example("\n", True)
 @given(ANY, st.booleans())
 def test_no_text_forges_a_line_or_moves_the_cursor(text: str, has_exception: bool) -> None:
     line = TextFormatter("server").format(record(text, has_exception=has_exception))
