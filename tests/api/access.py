@@ -16,7 +16,7 @@ from tidegauge.pipeline.config import HttpConfig
 from tidegauge.pipeline.errors import Reason, RequestError
 from tidegauge.pipeline.event_store import EventStore
 from tidegauge.pipeline.history import HistoryReader
-from tidegauge.pipeline.latest import KeepsLatest
+from tidegauge.pipeline.latest import KeepsLatest, KeepsSamples
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.sql_query import KeepsSql
 from tidegauge.pipeline.telemetry import Family
@@ -64,6 +64,12 @@ class View:
 
     def sql_stores(self) -> Mapping[str, KeepsSql]:
         return self.stores
+
+    def samples(self) -> KeepsSamples | None:
+        return None
+
+    def history(self) -> Any:
+        return None
 
     def events(self) -> EventStore | None:
         return None
