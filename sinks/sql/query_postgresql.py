@@ -72,22 +72,26 @@ _TOO_MUCH = (
     """,
 )
 """What a role for questions must not be able to do, each a query whose rows say what it can."""
+_LETTER = r"A-Za-z_\x80-\U0010ffff"
+"""As the server reads: whatever is not ASCII, be it a blank or a sign, may stand in a name and in the tag of a text."""
 _TOKEN = re.compile(
-    r"""
-    (?P<space> \s+ | --[^\n]* ) | (?P<comment> /\* )
-  | (?P<text> (?:\b[bxn])? ' (?:[^']|'')* ' ) | (?P<escaped> \b e ' (?:[^'\\]|\\.|'')* ' )
-  | (?P<dollar> \$ (?P<tag> (?:[^\W\d]\w*)? ) \$ .*? \$ (?P=tag) \$ )
-  | (?P<unicode> \b u& ['"] )
-  | (?P<quoted> " (?:[^"]|"")* " ) | (?P<name> [^\W\d][\w$]* ) | (?P<other> . )
+    rf"""
+    (?P<space> [ \t\n\r\f\v]+ | --[^\n\r]* ) | (?P<comment> /\* )
+  | (?P<text> [bxn]? ' (?:[^']|'')* ' ) | (?P<escaped> e ' (?:[^'\\]|\\.|'')* ' )
+  | (?P<dollar> \$ (?P<tag> (?:[{_LETTER}][{_LETTER}0-9]*)? ) \$ .*? \$ (?P=tag) \$ )
+  | (?P<unicode> u& ['"] )
+  | (?P<quoted> " (?:[^"]|"")* " ) | (?P<name> [{_LETTER}][{_LETTER}0-9$]* ) | (?P<other> . )
     """,
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 _COMMENT = re.compile(r"/\*|\*/")
 _KEPT_OUT = re.compile(
     r"pg_.*|lo_.*|loread|lowrite|dblink.*|set_config|current_setting|nextval|setval|currval|lastval|txid_.*|inet_.*"
-    r"|(query|table|schema|database|cursor)_to_xml.*|(query|table|schema|database)_to_.*xmlschema",
+    r"|(query|table|schema|database|cursor)_to_xml.*|(query|table|schema|database)_to_.*xmlschema"
+    r"|ts_stat|ts_rewrite|crosstab.*|connectby|xpath_table",
     re.IGNORECASE,
 )
+"""Among them all that run a text as SQL: names within it would not be seen."""
 
 
 def prepared(sql: str, clock: Clock) -> str:
@@ -242,6 +246,8 @@ class PostgresqlStore:
 
     def _fault(self, exc: psycopg.Error) -> Exception:
         state = exc.sqlstate or ""
+        if not state and isinstance(exc, psycopg.DataError):  # what Python has no value for: infinite times
+            return QueryError(Why.BAD_SQL, f"{_said(exc)} CAST it to text.")
         if state in ("57014", "55P03", "25P03"):
             return TimeoutError()
         if state.startswith("53") or (not state and "out of memory" in str(exc)):

@@ -42,7 +42,10 @@ class Clock:
             given = datetime.fromisoformat(word)
         except ValueError:
             raise ValueError(_EXPECTED) from None
-        return given.astimezone(UTC) if given.tzinfo else given.replace(tzinfo=UTC)
+        try:
+            return given.astimezone(UTC) if given.tzinfo else given.replace(tzinfo=UTC)
+        except OverflowError:
+            raise ValueError(_EXPECTED) from None
 
     def _shift(self, moment: datetime, word: str) -> datetime:
         found = _SHIFT.fullmatch(word)

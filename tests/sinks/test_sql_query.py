@@ -315,7 +315,18 @@ def test_clock_names_times_as_people_do() -> None:
     assert at("2023-11-14 10:00") == "2023-11-14 10:00:00"
     assert at("2023-11-14T10:00:00+02:00") == "2023-11-14 08:00:00"
     assert at("2023-11-14", "+1 week", "-1 second") == "2023-11-20 23:59:59"
-    for wrong in ("", "soon", "last", "last day", "+1", "+1 month", "-1 fortnight", "+999999999 weeks", "99"):
+    for wrong in (
+        "",
+        "soon",
+        "last",
+        "last day",
+        "+1",
+        "+1 month",
+        "-1 fortnight",
+        "+999999999 weeks",
+        "99",
+        "0001-01-01T00:00:00+14:00",
+    ):
         with pytest.raises(ValueError, match="expected a time"):
             clock.ms(wrong)
     with pytest.raises(ValueError, match="expected a time"):

@@ -120,6 +120,14 @@ def test_rows_are_bounded_and_fetched_as_they_are_wanted(rig: Rig) -> None:
         ("SELECT set_config('role', 'postgres', false)", "not allowed"),
         ("SELECT query_to_xml('SELECT 1', true, true, '')", "not allowed"),
         ("SELECT nextval('a')", "not allowed"),
+        # what is run from a text: its names would not be seen, and limits would be lifted for what comes after
+        ("SELECT * FROM ts_stat('SELECT to_tsvector(set_config(''statement_timeout'', ''0'', false))')", "not allowed"),
+        ("SELECT ts_rewrite('a', 'SELECT ''a''::tsquery, pg_sleep(9)::text::tsquery')", "not allowed"),
+        ("SELECT * FROM crosstab('SELECT 1, 2, 3')", "not allowed"),
+        # where a text ends, the server must see as we do
+        ("SELECT $\N{SNOWMAN}$ ' $\N{SNOWMAN}$ || pg_sleep(9) || $\N{SNOWMAN}$ ' $\N{SNOWMAN}$", "not allowed"),
+        ("SELECT 1E'\\' || pg_sleep(9) --'", "syntax error|trailing junk|not allowed"),
+        ("SELECT 'infinity'::timestamptz", "CAST it to text"),
         ("SELECT rolpassword FROM pg_authid", "not allowed"),
         ("SELECT * FROM sample", "permission denied"),
         ("SELECT * FROM container_metadata", "permission denied"),
@@ -232,6 +240,12 @@ def test_only_names_count_and_times_are_worked_out() -> None:
         assert prepared(sql, clock) == sql
     assert prepared("SELECT 1 -- pg_x\n/* pg_y /* nested */ pg_z */, 2", clock).split() == ["SELECT", "1", ",", "2"]
     assert prepared("ts_ms > MS ( 'now' , '-1 hour' ) and ms (x) > 1", clock) == "ts_ms > 1699996400000 and ms (x) > 1"
-    for sql in ("SELECT E'\\\\' || pg_x", "SELECT 'a' || pg_x || 'b'", "SELECT $$a$$ || PG_X", "SELECT 'a\\' || pg_x --'"):
+    for sql in (
+        "SELECT E'\\\\' || pg_x",
+        "SELECT 'a' || pg_x || 'b'",
+        "SELECT $$a$$ || PG_X",
+        "SELECT 'a\\' || pg_x --'",
+        "SELECT $\u2003$ ' $\u2003$ || pg_x --'",
+    ):
         with pytest.raises(QueryError, match="not allowed"):
             prepared(sql, clock)
