@@ -29,11 +29,16 @@ class Sketch:
         self._bins: dict[int, int] = {}
 
     def add(self, value: float, weight: int = 1) -> None:
-        """What is below 0 counts as 0: it is not what these sketches are of. ValueError for NaN; `weight` is over 0."""
-        if value > 0:
+        """What is below 0 counts as 0, which these sketches are not of; infinity as the greatest. ValueError for NaN.
+
+        `weight` is over 0.
+        """
+        if 0 < value < math.inf:
             place = min(max(_ceil(_log(value) * _SCALE), -32767), 32767)
         elif value <= 0:
             place = _ZERO
+        elif value > 0:
+            place = 32767
         else:
             raise ValueError(f"a sketch takes no {value}")
         self._bins[place] = self._bins.get(place, 0) + weight

@@ -9,6 +9,7 @@ Hours are made when the marks of all 5 minutes up to their end are gone.
 """
 
 import itertools
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,6 +22,7 @@ from tidegauge.sinks.sql.rollup_rows import Row, Series, merged
 from tidegauge.sinks.sql.rows import Columns
 from tidegauge.sinks.sql.tables_rollup import FIVE_MINUTES_MS, HOUR_MS, RolledTable, rolled_tables
 
+_LOG = logging.getLogger(__name__)
 BUSY_S = 0.1
 """Between two calls while there is something to make: a call of 25 ms, so a fifth of the writer's time at most."""
 SLICE_ROWS = 2000
@@ -39,6 +41,9 @@ _MARKS = "SELECT container, marks FROM rollup_dirty WHERE width_ms = ? AND ts_ms
 _UNMARK = "DELETE FROM rollup_dirty WHERE width_ms = ? AND ts_ms = ? AND container = ? AND marks = ?"
 _DELETED = "SELECT before_ms FROM rollup_deleted WHERE width_ms = ?"
 _GAPS = "SELECT container, from_ms, to_ms FROM gap WHERE source = ? AND to_ms > ? AND from_ms < ?"
+
+_FAULTS = (ArithmeticError, TypeError, ValueError)
+"""What a value can do that no column should hold (text, a float without end): its series is left out, all others are made."""
 
 _Key: TypeAlias = tuple[Any, ...]
 """(container,) or (container, instance)."""
@@ -171,7 +176,7 @@ class Rollup:
         if read.is_empty(start_ms - most_ms, end_ms):
             return
         width = 2 if table.label is not None else 1
-        series: dict[_Key, Series] = {}
+        series: dict[_Key, Series | None] = {}
         waiting: dict[_Key, list[Row]] = {}
         held = 0
 
@@ -185,10 +190,14 @@ class Rollup:
 
         def reduce() -> Iterator[None]:
             for done, (key, rows) in enumerate(waiting.items(), 1):
-                own = series.get(key)
-                if own is None:
-                    own = series[key] = Series(table, start_ms, end_ms, *known[key[0]])
-                own.feed(rows)
+                if key not in series:
+                    series[key] = Series(table, start_ms, end_ms, *known[key[0]])
+                if (own := series[key]) is not None:
+                    try:
+                        own.feed(rows)
+                    except _FAULTS as exc:
+                        series[key] = None
+                        _complain(table, FIVE_MINUTES_MS, start_ms, key, exc)
                 if done % _SERIES == 0:
                     yield
             waiting.clear()
@@ -204,7 +213,7 @@ class Rollup:
                 held = 0
         yield from reduce()
         for done, (key, own) in enumerate(series.items(), 1):
-            if (values := own.values()) is not None:
+            if own is not None and (values := own.values()) is not None:
                 made.setdefault(key[0], []).append((key[0], start_ms, *key[1:], *values))
             if done % _SERIES == 0:
                 yield
@@ -227,7 +236,11 @@ class Rollup:
                     yield
                 width = len(table.key)
                 for key, parts in itertools.groupby(found, key=lambda row: (row[0], *row[2:width])):
-                    values = merged(table, [row[width:] for row in parts])
+                    try:
+                        values = merged(table, [row[width:] for row in parts])
+                    except _FAULTS as exc:
+                        _complain(table, HOUR_MS, start_ms, key, exc)
+                        continue
                     rows.setdefault(key[0], []).append((key[0], start_ms, *key[1:], *values))
                 made.append(rows)
             yield
@@ -370,6 +383,11 @@ class _Reader:
             return self._rollup.rows(sql)
         with self._rollup.conn.begin():
             return self._rollup.rows(sql)
+
+
+def _complain(table: RolledTable, width_ms: int, start_ms: int, key: _Key, exc: Exception) -> None:
+    text = "no roll-up of %d s from %d ms of container %s in table %s: %s: %s"
+    _LOG.warning(text, width_ms // 1000, start_ms, key, table.table, type(exc).__name__, exc)
 
 
 def _named(column: str, ids: Iterable[int]) -> str:

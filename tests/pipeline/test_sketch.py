@@ -73,8 +73,9 @@ def test_an_empty_sketch_has_no_quantile() -> None:
     assert Sketch.decode(Sketch().encode()) == Sketch()
 
 
-def test_what_is_below_zero_counts_as_zero_and_no_number_is_refused() -> None:
+def test_what_is_below_zero_counts_as_zero_what_has_no_end_as_the_greatest_and_no_number_is_refused() -> None:
     assert sketch_of([(-1, 5), (-1e-300, 2)]) == sketch_of([(0, 7)])
+    assert sketch_of([(float("inf"), 5), (float("-inf"), 2)]) == sketch_of([(1e300, 5), (0, 2)])
     with pytest.raises(ValueError, match="takes no"):
         Sketch().add(float("nan"))
 

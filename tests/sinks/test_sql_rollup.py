@@ -1,5 +1,6 @@
 """Roll-ups of the SQL store, against a computation from scratch by the definition (promise R13)."""
 
+import math
 import random
 import re
 import time
@@ -334,4 +335,33 @@ def test_a_counter_that_passes_64_bits_by_falling_stops_no_rollup(tmp_path: Path
     zero.add(0, 50_000)
     for suffix in ("5m", "1h"):
         assert ask(sink, sql.format(suffix)) == [(MAX_INT, -1, zero.encode())]
+    sink.close()
+
+
+def test_values_that_no_column_should_hold_cost_their_own_series_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = Sqlite().sink(tmp_path, retention_s=0, retention_bytes=0)
+    samples = [
+        make_sample(SCHEMA, n, START_MS + i * 10_000, cpu_usage_ns=i * 10**9, memory_working_set_bytes=5)
+        for i in range(4)
+        for n in (1, 2, 3)
+    ]
+    sink.write([make_batch(samples, schemas=(SCHEMA,))])
+    of = "WHERE container = (SELECT id FROM container WHERE number = {}) AND ts_ms = {}"
+    ask(sink, f"UPDATE sample SET cpu_usage_ns = 'many' {of.format(1, START_MS + 10_000)}")
+    ask(sink, f"UPDATE sample SET memory_working_set_bytes = 9e999 {of.format(2, START_MS + 10_000)}")
+    roll_up(sink, NOW_MS)
+    found = (
+        "SELECT number, memory_working_set_bytes_max, cpu_usage_ns_increase FROM sample_{} JOIN container c ON c.id = container"
+    )
+    for suffix in ("5m", "1h"):
+        assert ask(sink, found.format(suffix) + " ORDER BY 1") == [(2, math.inf, 3 * 10**9), (3, 5, 3 * 10**9)]
+    assert ask(sink, "SELECT count(*) FROM rollup_dirty") == [(0,)]
+    assert "no roll-up of 300 s" in caplog.text
+    ask(sink, f"UPDATE sample_5m SET memory_working_set_bytes_sketch = x'99' {of.format(3, START_MS)}")
+    ask(sink, "INSERT INTO rollup_dirty SELECT 3600000, ts_ms, container, 1 FROM sample_1h")
+    roll_up(sink, NOW_MS)
+    assert ask(sink, found.format("1h")) == [(2, math.inf, 3 * 10**9)]
+    assert "not a sketch" in caplog.text
     sink.close()
