@@ -105,9 +105,10 @@ def _quantity(value: int) -> str:
 
 
 _REQUIREMENT = re.compile(
-    r"\s*(?:(?P<set>[\w./-]+)\s+(?P<op>in|notin)\s*\(\s*(?P<values>[\w.,\s-]*?)\s*\)"
-    r"|(?P<key>[\w./-]+)\s*(?P<sign>==|=|!=)\s*(?P<value>[\w.-]*)|(?P<absent>!?)\s*(?P<exists>[\w./-]+))\s*(?:,|$)"
+    r"\s*+(?:(?P<set>[\w./-]++)\s++(?P<op>in|notin)\s*+\((?P<values>[\w.,\s-]*+)\)"
+    r"|(?P<key>[\w./-]++)\s*+(?P<sign>==|=|!=)\s*+(?P<value>[\w.-]*+)|(?P<absent>!?+)\s*+(?P<exists>[\w./-]++))\s*+(?:,|$)"
 )
+"""Nothing is tried twice (`*+`): of a long text of blanks, that would take minutes."""
 
 
 def _selector(text: str) -> _Takes:

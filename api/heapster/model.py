@@ -20,6 +20,8 @@ _SUFFIXES = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MOST_WINDOWS = 20_000
 _SPANS_MS = {WINDOW_MS: 6 * 3_600_000, 300_000: 7 * 86_400_000, 3_600_000: _MOST_WINDOWS * 3_600_000}
 """Width of windows, and up to which span they are taken."""
+_WIDEST_MS = 9 * 10**12
+"""Of buckets: their width in ns fits into 64 bits."""
 _ROLLED = next(m for m in CATALOGUE if m.name == "cpu_usage_ns")
 """By its roll-ups it is seen how far back they reach."""
 _NAMES_MS = 10 * WINDOW_MS
@@ -84,12 +86,18 @@ class _Asked:
         self._now_ms = now_ms
         self._reach_ms = reach_ms
         self._is_past = is_past
+        self._before: _Asked | None = None
+        self._found: dict[tuple[int, int], list[Member]] = {}
+        """A path may name thousands of pods: whom a span has is looked up once."""
 
     # Lists
 
     def _members(self, since_ms: int | None = None, until_ms: int | None = None) -> list[Member]:
         since_ms = self._now_ms - self._reach_ms if since_ms is None else since_ms
-        return members(self._reader.containers(since_ms, self._now_ms if until_ms is None else until_ms))
+        span = (since_ms, self._now_ms if until_ms is None else until_ms)
+        if span not in self._found:
+            self._found[span] = members(self._reader.containers(*span))
+        return self._found[span]
 
     def sets(self) -> Iterable[SetKey]:
         yield SetKey(SetType.CLUSTER)
@@ -166,6 +174,7 @@ class _Asked:
         raise TooMuch(f"the time asked for has more than {_MOST_WINDOWS} windows")
 
     def _values(self, wanted: Wanted, at: int, parameters: Mapping[str, str], start_ms: int, end_ms: int) -> Values:
+        self._bounds.check(0)
         about = BY_NAME.get(wanted.metric)
         labels = _labels(parameters.get("labels"))
         if start_ms >= end_ms:
@@ -184,7 +193,9 @@ class _Asked:
                 out |= values
         first_ms = min(out, default=end_ms)
         if self._older is not None and start_ms < first_ms:
-            before = _Asked(self._older, self._bounds, self._now_ms, self._reach_ms, self._is_past)
+            before = self._before = self._before or _Asked(
+                self._older, self._bounds, self._now_ms, self._reach_ms, self._is_past
+            )
             # a store that is down, or holds too much, takes nothing from what the memory knows
             with contextlib.suppress(TooMuch, StoreError):
                 out = before._values(wanted, at, parameters, start_ms, first_ms) | out
@@ -257,7 +268,9 @@ def _bucket_ms(text: str | None) -> int:
         return 0
     digits = text.rstrip("mshd")
     factor = _SUFFIXES.get(text[len(digits) :])
-    if factor is None or not (digits.isascii() and digits.isdigit()) or not 0 < int(digits[:12]) * factor <= 10**14:
+    if factor is None or not (
+        digits.isascii() and digits.isdigit() and len(digits) <= 13 and 0 < int(digits) * factor <= _WIDEST_MS
+    ):
         raise BadRequest(f"bucket: expected a number with ms, s, m, h or d, got {text[:100]!r}")
     return int(digits) * factor
 

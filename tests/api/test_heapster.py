@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 from urllib.parse import urlencode
 
 import pytest
@@ -16,10 +17,10 @@ from tests.history_rig import records as rig_records
 from tidegauge.api import app
 from tidegauge.api.heapster import kube, model, routes
 from tidegauge.api.heapster.memory import MemoryReader
-from tidegauge.api.heapster.shapes import Points, time_text
+from tidegauge.api.heapster.shapes import Points, PointsList, time_text
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.config import HttpConfig
-from tidegauge.pipeline.history import Bounds, HistoryReader, StoreError
+from tidegauge.pipeline.history import Bounds, HistoryReader, StoreError, TooMuch
 from tidegauge.pipeline.machine import Machine
 from tidegauge.pipeline.records import Batch, Container, Record, Sample, Spec
 from tidegauge.pipeline.testing.records import START_MS, make_container
@@ -236,6 +237,19 @@ def test_aggregates(api: Api) -> None:
     assert [len(item["buckets"]) for item in found["items"]] == [1, 0]
 
 
+def test_a_path_of_many_pods_looks_containers_up_once_and_ends_when_its_time_is_over() -> None:
+    store = RolledReader(rig_records(), settled_ms=BEGIN_MS)
+    path = f"namespaces/shop/pod-list/{'nobody,' * 1000}nobody/metrics/cpu/usage_rate"
+    asked = {"start": time_text(BEGIN_MS)}
+    with mock.patch.object(store, "containers", wraps=store.containers) as containers:
+        bounds = Bounds(10**6, time.monotonic() + 600)
+        found = model.answer(store, path, asked, bounds, BEGIN_MS + 600_000, reach_ms=600_000, is_past=True)
+    assert isinstance(found, PointsList)
+    assert (len(found.items), containers.call_count) == (1001, 1)
+    with pytest.raises(TooMuch):
+        model.answer(*(store, path, asked, Bounds(10**6, 0.0), BEGIN_MS + 600_000), reach_ms=600_000, is_past=True)
+
+
 @pytest.mark.parametrize(
     ("path", "query", "said"),
     [
@@ -244,6 +258,21 @@ def test_aggregates(api: Api) -> None:
         ("metrics/cpu/usage_rate", {"start": "yesterday"}, "start: expected a time as"),
         ("metrics-aggregated/max/cpu/usage_rate", {"start": "2026-01-01T00:00:00Z", "bucket": "10x"}, "bucket: expected"),
         ("metrics-aggregated/max/cpu/usage_rate", {"start": "2026-01-01T00:00:00Z", "bucket": "5"}, "bucket: expected"),
+        (
+            "metrics-aggregated/max/cpu/usage_rate",
+            {"start": "2026-01-01T00:00:00Z", "bucket": "9" * 20 + "ms"},
+            "bucket: expec",
+        ),
+        (
+            "metrics-aggregated/max/cpu/usage_rate",
+            {"start": "2026-01-01T00:00:00Z", "bucket": "9" * 4000 + "s"},
+            "bucket: expec",
+        ),
+        (
+            "metrics-aggregated/max/cpu/usage_rate",
+            {"start": "2026-01-01T00:00:00Z", "bucket": "10000000000s"},
+            "bucket: expected",
+        ),
     ],
 )
 def test_bad_parameters(api: Api, path: str, query: dict[str, str], said: str) -> None:
@@ -292,7 +321,8 @@ def test_metrics_of_kubernetes(api: Api) -> None:
     for selector, names in (("app=db", ["db-0"]), ("app in (web, x)", ["web-0"]), ("app!=web", ["db-0"]), ("!app", [])):
         status, found = api.get(f"{root}/pods", labelSelector=selector)
         assert [p["metadata"]["name"] for p in found["items"]] == names, selector
-    assert api.get(f"{root}/pods", labelSelector="app in (")[0] == 400
+    for selector in ("app in (", "app in (" + " " * 7000, " " * 7000 + "(", "app in (" + "b," * 1000, "app" + " " * 7000 + "!"):
+        assert api.get(f"{root}/pods", labelSelector=selector)[0] == 400  # soon: else a text would hold the server for minutes
     assert api.get(f"{root}/nodes/none")[0] == 404
     assert api.get(f"{root}/what")[0] == 404
 
