@@ -139,6 +139,22 @@ class ParquetTables:
             found += next(([min(later)] for h in hours if (later := self._later(table, h, at_ms))), [])
         return min(found, default=None)
 
+    def full_ms(self, from_ms: int, to_ms: int, rows: int) -> int | None:
+        """To an hour, where that is behind the one in memory."""
+        for hour_ms in range(from_ms // HOUR_MS * HOUR_MS, to_ms, HOUR_MS):
+            if hour_ms not in self._hours["sample"]:
+                continue
+            if hour_ms > from_ms:
+                rows -= self._read(self._pa.parquet.read_metadata, self._hours["sample"][hour_ms]).num_rows
+                if rows < 0:
+                    return hour_ms
+                continue
+            times = self._later("sample", hour_ms, from_ms)
+            if len(times) > rows:
+                return times[rows] if times[rows] < to_ms else None
+            rows -= len(times)
+        return None
+
     def _later(self, table: str, hour_ms: int, at_ms: int) -> list[int]:
         return [ms for ms in self._hour(table, hour_ms)[1] if ms >= at_ms]
 

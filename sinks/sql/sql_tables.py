@@ -48,6 +48,11 @@ class SqlTables:
             found += [row[0] for row in self._fetch(sa.select(sa.func.min(time)).where(time >= at_ms))]
         return min((ms for ms in found if ms is not None), default=None)
 
+    def full_ms(self, from_ms: int, to_ms: int, rows: int) -> int | None:
+        time = metadata.tables["sample"].c.ts_ms
+        found = self._fetch(sa.select(time).where(time >= from_ms, time < to_ms).order_by(time).offset(rows).limit(1))
+        return int(found[0][0]) if found else None
+
     def close(self) -> None:
         self._engine.dispose()
 

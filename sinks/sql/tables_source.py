@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, METRICS, SCALAR_TABLES
-from tidegauge.pipeline.copying import Timed, order_of
+from tidegauge.pipeline.copying import SLICE_MS, Timed, order_of
 from tidegauge.pipeline.machine import Machine
 from tidegauge.pipeline.records import (
     Container,
@@ -56,6 +56,10 @@ class TableSource(Protocol):
 
     def next_ms(self, at_ms: int) -> int | None:
         """Time of the first row of `sample`, `event` or `gap` at this time or later."""
+        ...
+
+    def full_ms(self, from_ms: int, to_ms: int, rows: int) -> int | None:
+        """Time behind so many rows of `sample`, counted from `from_ms` on; None: there are no more of them before `to_ms`."""
         ...
 
     def close(self) -> None: ...
@@ -118,8 +122,11 @@ class TableRecords:
         self._tables.close()
 
     def _read_chunk(self, from_ms: int, to_ms: int) -> None:
-        """Reads a span at once, as long as it has about as many rows as are handled well."""
-        to_ms = max(to_ms, from_ms + self._chunk_ms)
+        """Reads a span at once, as long as it has about as many rows as are handled well; more come without warning."""
+        most_ms = from_ms + self._chunk_ms
+        if (full_ms := self._tables.full_ms(from_ms, most_ms, _MANY_ROWS)) is not None:
+            most_ms = full_ms // SLICE_MS * SLICE_MS
+        to_ms = max(to_ms, most_ms)
         found = [*self._samples(from_ms, to_ms), *self._others(from_ms, to_ms)]
         found.sort(key=order_of)
         self._chunk, self._chunk_records, self._chunk_times = (from_ms, to_ms), found, [t.at_ms for t in found]
