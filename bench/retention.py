@@ -10,6 +10,7 @@ whether memory grows.
 
 import argparse
 import contextlib
+import gc
 import resource
 import sqlite3
 import statistics
@@ -78,6 +79,9 @@ def simulate(folder: Path, containers: int, days: float, kept: Kept = DEFAULT, *
     path = folder / "store.db"
     sink = SqlSink(_config(path, kept))
     sink.open()
+    # As the server process does when it has started: what is loaded is not looked through again by each collection.
+    gc.collect()
+    gc.freeze()
     held: list[Held] = []
     pauses: list[float] = []
     pauses_cpu: list[float] = []
@@ -106,6 +110,7 @@ def simulate(folder: Path, containers: int, days: float, kept: Kept = DEFAULT, *
                     print(held[-1], file=sys.stderr, flush=True)
         held.append(_held(path, history.end_ms, days))
     finally:
+        gc.unfreeze()
         sink.close()
     return Findings(history.samples, held, pauses, pauses_cpu, writes, cpu_s / history.samples * 1e6)
 
