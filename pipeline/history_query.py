@@ -137,8 +137,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         if self.until_ms - self.since_ms > LONGEST_MS:
             raise BadQuestion("since, until: expected times within 100 years")
         if self.bucket_ms is not None:
-            if self.bucket_ms <= 0:
-                raise BadQuestion("bucket: expected a duration above 0, such as 5m")
+            if not 0 < self.bucket_ms <= LONGEST_MS:
+                raise BadQuestion("bucket: expected a duration above 0 and up to 100 years, such as 5m")
             if (self.until_ms - self.since_ms) // self.bucket_ms >= MAX_VALUES:
                 raise BadQuestion(f"bucket: the span has more than {MAX_VALUES} of them: choose longer ones")
         if self.agg not in AGGREGATES and self.percentile is None:

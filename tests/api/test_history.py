@@ -125,6 +125,8 @@ def test_an_empty_answer_is_an_answer(listener: Listener) -> None:
         ("query", {"metric": "cpu_usage_ns", "since": "soon"}, 400, "since: expected 24h (before now), ms"),
         ("query", {"metric": "cpu_usage_ns", "agg": "mean"}, 400, "agg: expected one of avg"),
         ("query", {"metric": "cpu_usage_ns", "bucket": "5"}, 400, "bucket: expected a duration"),
+        ("query", {"metric": "cpu_usage_ns", "bucket": "0s"}, 400, "bucket: expected a duration above 0"),
+        ("query", {"metric": "cpu_usage_ns", "bucket": "999999999999w", "since": "-1"}, 400, "bucket: expected a duration"),
         ("query", {"metric": "cpu_usage_ns", "bucket": "1ms", "since": "30d"}, 400, "bucket: the span has more than 100000"),
         ("query", {"metric": "memory_rss_bytes", "agg": "rate"}, 400, "agg: memory_rss_bytes is a gauge"),
         ("query", {"metric": "cpu_usage_ns", "store": "void"}, 400, "store: expected one of another, broken, sql"),
