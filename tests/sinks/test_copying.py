@@ -109,7 +109,7 @@ def filled(path: Path, records: Sequence[Record]) -> SqlSink:
 
 
 def rows_of(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Every table but roll-ups, which each store makes in its own time, with its numbers of containers replaced by their keys."""
+    """Every table but roll-ups, which each store makes in its own time; numbers of containers are replaced by their keys."""
     conn = sqlite3.connect(path)
     keys = {row[0]: row[1:] for row in conn.execute("SELECT id, source, instance, epoch FROM container")}
     out = {}
