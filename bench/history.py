@@ -38,7 +38,7 @@ def _writing(store: Store, history: History, loaded: Loaded) -> Section:
         Row("samples written", "1/s", (samples / loaded.wall_s,)),
         Row("CPU of tidegauge, a sample", "us", (loaded.client_s / samples * 1e6,)),
     ]
-    if loaded.upkeep_s > 0.01 * loaded.client_s:
+    if store.has_rollups:
         rows.append(Row("CPU of roll-ups, a sample", "us", (loaded.upkeep_s / samples * 1e6,)))
     if loaded.server_s:
         rows.append(Row("CPU of the server, a sample", "us", (loaded.server_s / samples * 1e6,)))

@@ -51,6 +51,8 @@ class Store:
     ways: Mapping[str, str] = {"own": ""}
     """How it can be asked, and what that is called: `own` language, for SQL `views`, `typed` history, of it only `hours`."""
 
+    has_rollups = False
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._exit = contextlib.ExitStack()
@@ -159,6 +161,7 @@ class SqlStore(Store):
     """A database that is asked in SQL, over a connection that can only read."""
 
     ways = {"own": "in SQL on tables", "views": "in SQL on views", "typed": _TYPED, "hours": f"{_TYPED}, hourly roll-ups"}
+    has_rollups = True
     tables = TABLES
     """Statements on tables."""
 
@@ -207,6 +210,7 @@ RAW = "SQLite, raw samples alone"
 
 class _RawStore(SqliteStore):
     name = RAW
+    has_rollups = False
 
     def _maintain(self, now_ms: int) -> int:
         """Nothing: roll-ups are not exported."""
@@ -218,6 +222,7 @@ class ParquetStore(SqlStore):
 
     name = "Parquet"
     ways = {"own": "in SQL by DuckDB"}
+    has_rollups = False
     tables = OF_DUCKDB
 
     def _start(self) -> None:
