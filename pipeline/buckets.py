@@ -129,6 +129,7 @@ def _neighbours(
 ) -> Iterator[tuple[int, Value, int, Value, bool]]:
     """(time, value, next time, next value, is known) of each two neighbours; None in closing samples is filled in."""
     own = sorted(gaps)
+    at = 0
     before_ms: int | None = None
     before: Value = None
     for ts_ms, is_closing, value in readings:
@@ -138,8 +139,10 @@ def _neighbours(
         if ts_ms <= before_ms:
             continue
         is_known = silence_ms is None or ts_ms - before_ms <= silence_ms
-        if own and is_known:
-            is_known = not is_gap_between(before_ms, ts_ms, own)
+        # as `is_gap_between`, each gap looked at once: there may be as many of them as there are readings
+        while at < len(own) and own[at][1] <= before_ms:
+            at += 1
+        is_known = is_known and (at == len(own) or own[at][0] >= ts_ms)
         if value is None and is_closing and is_known:
             value = before
         yield before_ms, before, ts_ms, value, is_known

@@ -1,7 +1,8 @@
 """Steps and buckets, against a model that looks at every millisecond, and against `rates`."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -198,3 +199,25 @@ def test_unchanged_last_observed_unknown_and_gone_are_told_apart() -> None:
     assert states(readings[:2], GAUGE, 40, (), 30) == [StateSpan(0, 40, State.LAST_OBSERVED, 5)]
     assert states(readings[:2], GAUGE, 41, (), 30)[-1] == StateSpan(10, 41, State.UNKNOWN, None)
     assert states(readings[:2], GAUGE, 40, ((15, 16),), 30)[-1].state is State.UNKNOWN
+
+
+def test_many_gaps_and_many_readings_are_looked_at_once_each() -> None:
+    looks = 0
+
+    class Counted(tuple[int, int]):
+        def __getitem__(self, place: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            return super().__getitem__(place)
+
+        def __iter__(self) -> Iterator[int]:
+            nonlocal looks
+            looks += 1
+            return super().__iter__()
+
+    count = 1000
+    readings = [(i * 1000, False, i) for i in range(count)]
+    gaps = [Counted((i * 1000 + 500, i * 1000 + 600)) for i in range(0, count, 2)]
+    found = list(steps(readings, Kind.GAUGE, gaps))  # type: ignore[arg-type]
+    assert [step.from_ms for step in found] == [i * 1000 for i in range(1, count - 1, 2)]
+    assert looks < 10 * count
