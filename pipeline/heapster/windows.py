@@ -7,7 +7,6 @@ known of its parts in the same window, and is absent where nothing is.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from tidegauge.pipeline.buckets import Bucket, buckets
