@@ -4,6 +4,8 @@ Within a file rows are sorted by container and time, which a column store packs 
 """
 
 import os
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -111,7 +113,8 @@ class ParquetTables:
             raise StoreError(f"{folder}: expected a folder written by `tidegauge export`, found no container.parquet")
         self._files = {t: sorted((folder / sql_name(t)).glob("*.parquet")) for t in TIMED}
         self._hours = {t: {_hour_ms(f): f for f in files} for t, files in self._files.items()}
-        self._held: dict[str, tuple[int, list[tuple[Any, ...]], list[int]]] = {}
+        self._held: dict[str, tuple[int, Any, Sequence[int]]] = {}
+        """By table: the hour, its rows by key as a table of pyarrow, their times."""
 
     def columns(self, table: str) -> list[str]:
         file = self._folder / f"{table}.parquet" if table in SMALL else next(iter(self._files[table]), None)
@@ -122,21 +125,23 @@ class ParquetTables:
         return [c for c in known if c in names or (c == "value" and "value_real" in names)]
 
     def all(self, table: str) -> Rows:
-        return self._rows_of(self._folder / f"{table}.parquet", self.columns(table))
+        read = self._read(self._pa.parquet.read_table, self._folder / f"{table}.parquet")
+        return _rows_of(read, self.columns(table))
 
     def rows(self, table: str, from_ms: int, to_ms: int) -> Rows:
         out: list[tuple[Any, ...]] = []
         for hour_ms in range(from_ms // HOUR_MS * HOUR_MS, to_ms, HOUR_MS):
             if hour_ms in self._hours[table]:
-                rows, times = self._hour(table, hour_ms)
-                out += [row for row, ms in zip(rows, times, strict=True) if from_ms <= ms < to_ms]
+                held, times = self._hour(table, hour_ms)
+                low, high = bisect_left(times, from_ms), bisect_left(times, to_ms)
+                out += _rows_of(held.slice(low, high - low), self.columns(table))
         return out
 
     def next_ms(self, at_ms: int) -> int | None:
         found: list[int] = []
         for table in ("sample", "event", "gap"):
             hours = sorted(h for h in self._hours[table] if h + HOUR_MS > at_ms)
-            found += next(([min(later)] for h in hours if (later := self._later(table, h, at_ms))), [])
+            found += next(([later[0]] for h in hours if (later := self._later(table, h, at_ms))), [])
         return min(found, default=None)
 
     def full_ms(self, from_ms: int, to_ms: int, rows: int) -> int | None:
@@ -155,38 +160,42 @@ class ParquetTables:
             rows -= len(times)
         return None
 
-    def _later(self, table: str, hour_ms: int, at_ms: int) -> list[int]:
-        return [ms for ms in self._hour(table, hour_ms)[1] if ms >= at_ms]
+    def _later(self, table: str, hour_ms: int, at_ms: int) -> Sequence[int]:
+        times = self._hour(table, hour_ms)[1]
+        return times[bisect_left(times, at_ms) :]
 
     def close(self) -> None:
         self._held.clear()
 
-    def _hour(self, table: str, hour_ms: int) -> tuple[list[tuple[Any, ...]], list[int]]:
-        """Rows of an hour by key, and their times."""
+    def _hour(self, table: str, hour_ms: int) -> tuple[Any, Sequence[int]]:
+        """Rows of an hour by key, in columns: as Python's they would take several times the memory. And their times."""
         held = self._held.get(table)
         if held is None or held[0] != hour_ms:
-            columns = self.columns(table)
-            rows = self._rows_of(self._hours[table][hour_ms], columns)
-            time = columns.index(TIME_COLUMNS.get(table, "ts_ms"))
-            key = [columns.index(c.name) for c in metadata.tables[sql_name(table)].primary_key.columns]
-            rows.sort(key=lambda row: (row[time], *(row[i] for i in key)))
-            held = self._held[table] = (hour_ms, rows, [row[time] for row in rows])
+            time = TIME_COLUMNS.get(table, "ts_ms")
+            key = [c.name for c in metadata.tables[sql_name(table)].primary_key.columns if c.name != time]
+            read = self._read(self._pa.parquet.read_table, self._hours[table][hour_ms])
+            read = read.sort_by([(name, "ascending") for name in (time, *key)])
+            times = array("q")
+            for chunk in read[time].chunks:
+                times.extend(chunk.to_pylist())
+            held = self._held[table] = (hour_ms, read, times)
         return held[1], held[2]
-
-    def _rows_of(self, file: Path, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-        table = self._read(self._pa.parquet.read_table, file)
-        there = dict(zip(table.column_names, (c.to_pylist() for c in table.columns), strict=True))
-        if "value_real" in there:
-            pairs = zip(there["value_integer"], there["value_real"], strict=True)
-            there["value"] = [real if integer is None else integer for integer, real in pairs]
-        nothing = [None] * table.num_rows
-        return list(zip(*(there.get(c, nothing) for c in columns), strict=True))
 
     def _read(self, read: Callable[[Path], Any], file: Path) -> Any:
         try:
             return read(file)
         except (OSError, self._pa.ArrowException) as exc:
             raise StoreError(f"read {file}: {exc}") from exc
+
+
+def _rows_of(read: Any, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Rows of a table of pyarrow, in the order of our columns."""
+    there = dict(zip(read.column_names, (c.to_pylist() for c in read.columns), strict=True))
+    if "value_real" in there:
+        pairs = zip(there["value_integer"], there["value_real"], strict=True)
+        there["value"] = [real if integer is None else integer for integer, real in pairs]
+    nothing = [None] * read.num_rows
+    return list(zip(*(there.get(c, nothing) for c in columns), strict=True))
 
 
 def _hour_ms(file: Path) -> int:
