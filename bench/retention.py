@@ -115,7 +115,7 @@ def simulate(folder: Path, containers: int, days: float, kept: Kept = DEFAULT, *
     return Findings(history.samples, held, pauses, pauses_cpu, writes, cpu_s / history.samples * 1e6)
 
 
-def run(folder: Path, containers: int = 1000, days: int = 30, kept: Kept = DEFAULT) -> list[Section]:
+def run(folder: Path, containers: int = 1000, days: float = 30, kept: Kept = DEFAULT) -> list[Section]:
     found = simulate(folder, containers, days, kept, is_told=True)
     since = min(days * 0.6, max(kept.raw, kept.five_minutes or 0) + 1)
     first = next(held for held in found.held if held.day >= since)
@@ -127,8 +127,8 @@ def run(folder: Path, containers: int = 1000, days: int = 30, kept: Kept = DEFAU
         Row("the longest of these waits", "ms", (max(found.pauses_ms),)),
         Row("CPU time of such a wait, p99", "ms", (_p99(found.pauses_cpu_ms),)),
         Row(f"a write of {containers} samples, p99", "ms", (_p99(found.writes_ms),)),
-        Row(f"the file after {first.day:.0f} days", "MiB", (first.file_mib,)),
-        Row(f"the file after {last.day:.0f} days", "MiB", (last.file_mib,)),
+        Row(f"the file after {first.day:.3g} days", "MiB", (first.file_mib,)),
+        Row(f"the file after {last.day:.3g} days", "MiB", (last.file_mib,)),
         Row(
             "the file, last third / first third of the time between",
             "x",
@@ -136,17 +136,17 @@ def run(folder: Path, containers: int = 1000, days: int = 30, kept: Kept = DEFAU
             "at most 1.1",
             1.1,
         ),
-        Row("memory (RSS), the generator's included", "MiB", tuple(h.rss_mib for h in found.held if h.day >= 1)),
+        Row("memory (RSS), the generator's included", "MiB", tuple(h.rss_mib for h in found.held if h.day >= min(1, days / 2))),
         Row(
             "memory, last third / first third of the time after the first day",
             "x",
-            (found.growth("rss_mib", 1),),
+            (found.growth("rss_mib", min(1, days / 2)),),
             "at most 1.1",
             1.1,
         ),
         Row("age of the oldest raw sample at the end", "days", (last.oldest_raw_days,)),
     ]
-    return [Section(f"{days} simulated days of {containers} containers, a sample a minute", rows)]
+    return [Section(f"{days:g} simulated days of {containers} containers, a sample a minute", rows)]
 
 
 def _config(path: Path, kept: Kept) -> SqlConfig:
@@ -177,7 +177,7 @@ def _never() -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.retention", description=__doc__.splitlines()[0])
-    parser.add_argument("--days", type=int, default=30)
+    parser.add_argument("--days", type=float, default=30)
     parser.add_argument("--containers", type=int, default=1000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tidegauge-bench-") as name:
