@@ -1,6 +1,7 @@
 """Clients that ask for what is long and do not take it: they are let go, hold little meanwhile, and others are served."""
 
 import contextlib
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from tidegauge.sinks.memory import MemoryConfig, MemorySink
 CONTAINERS = 600
 CLIENTS = 12
 LONG = "/api/v1.3/subcontainers/"
+_rows = itertools.count(10_000)
+"""Over all tests: the sink is one, and takes a row that it has seen for a repeat."""
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +115,8 @@ def test_who_asks_for_a_long_answer_and_does_not_take_it(listener: Listener, pat
     "path", ["/api/v1/events?stream=true", "/api/v1.3/events?stream=true&all_events=true&subcontainers=true"]
 )
 def test_who_follows_events_and_does_not_take_them(listener: Listener, sink: MemorySink, path: str) -> None:
-    row = iter(range(10_000, 10**9))
-
     def tell() -> None:
-        sink.write([Event(START_MS, "creation", None, {"path": "/" + "x" * 2000}, row=next(row)) for _ in range(200)])
+        sink.write([Event(START_MS, "creation", None, {"path": "/" + "x" * 2000}, row=next(_rows)) for _ in range(200)])
 
     with idlers(listener, f"GET {path}"), _following(listener, path) as lines:
         eventually(lambda: listener.guard._now >= CLIENTS + 1, 60, "they are not served")

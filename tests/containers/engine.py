@@ -57,6 +57,13 @@ def engine() -> Iterator[str]:
         yield url
 
 
+def _remove_bridges_of_killed_runs() -> None:
+    """One that stays takes the packets for the addresses of all later ones."""
+    for device in Path("/sys/class/net").glob("tgdocker*"):
+        if not Path(f"/proc/{device.name.removeprefix('tgdocker')}").exists():
+            subprocess.run(["ip", "link", "delete", device.name], check=False, capture_output=True)
+
+
 @contextmanager
 def _own_dockerd() -> Iterator[str]:
     # not below /tmp: where that is a tmpfs, images would fill the memory
@@ -65,6 +72,7 @@ def _own_dockerd() -> Iterator[str]:
     there_before = set(_engine_cgroups())
     # Not docker0: an engine that is started without a bridge, as others of the tests are, takes away the one of that name.
     bridge = f"tgdocker{os.getpid() % 10**6}"
+    _remove_bridges_of_killed_runs()
     for words in (f"add name {bridge} type bridge", f"set dev {bridge} up"):
         subprocess.run(["ip", "link", *words.split()], check=True, capture_output=True)
     subprocess.run(["ip", "address", "add", "198.18.201.1/24", "dev", bridge], check=True, capture_output=True)
