@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import signal
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,10 @@ hypothesis.settings.load_profile("tidegauge")
 REAL = {"integration", "vm", "docker", "e2e"}
 """Marks of tests in which a kernel, an engine or a server of its own time takes part."""
 MOST_SECOND_TRIES = 5
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # started behind a shell's &: what tests start would ignore it too, and some of it is stopped in this way
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
