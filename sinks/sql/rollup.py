@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from tidegauge.pipeline.history import Span
 from tidegauge.sinks.sql.database import Database
 from tidegauge.sinks.sql.rollup_marks import FINAL_AFTER_MS, MARK, Marks
-from tidegauge.sinks.sql.rollup_rows import Row, Series, merged
+from tidegauge.sinks.sql.rollup_rows import Row, Series, merged, shape_of
 from tidegauge.sinks.sql.rows import Columns
 from tidegauge.sinks.sql.tables_rollup import FIVE_MINUTES_MS, HOUR_MS, RolledTable, rolled_tables
 
@@ -175,6 +175,7 @@ class Rollup:
         read = _Reader(self, table, f"SELECT ts_ms, container, {third}, {names} FROM {table.raw} WHERE ", known)
         if read.is_empty(start_ms - most_ms, end_ms):
             return
+        shape = shape_of(table)
         width = 2 if table.label is not None else 1
         series: dict[_Key, Series | None] = {}
         waiting: dict[_Key, list[Row]] = {}
@@ -191,7 +192,7 @@ class Rollup:
         def reduce() -> Iterator[None]:
             for done, (key, rows) in enumerate(waiting.items(), 1):
                 if key not in series:
-                    series[key] = Series(table, start_ms, end_ms, *known[key[0]])
+                    series[key] = Series(shape, start_ms, end_ms, *known[key[0]])
                 if (own := series[key]) is not None:
                     try:
                         own.feed(rows)

@@ -104,6 +104,8 @@ class SqlSink:
         self._engine = self.database.writing_engine()
         self._history = SqlHistory(self.database, _HISTORY_LIMIT_S)
         self._conn: sa.Connection | None = None
+        self._kept_ms: int | None = None
+        """When nothing was left to delete; None: there may be."""
         self._ahead_ms = 0
         """When to look again for what tomorrow's rows will need."""
         self._columns: Mapping[str, Sequence[str]] = {}
@@ -234,10 +236,10 @@ class SqlSink:
                 self.database.make_ahead(self._conn, now_ms)
                 self._ahead_ms = now_ms + _AHEAD_MS
             is_rolled_up = self._rollup.run(now_ms, marks, is_half_over)
-            is_kept = retention.run_events(self._conn, lambda kind: self._event_bounds(kind, now_ms), is_over)
-            if is_kept and self._rollup.is_leader:
-                live = self._store.live_ids() if self._store is not None else set()
-                is_kept = self._retention.run(now_ms, live, is_over)
+            is_kept = self._is_kept_at(now_ms)
+            if is_rolled_up or not is_kept:
+                is_kept = self._delete_old(now_ms, is_over)
+                self._kept_ms = now_ms if is_kept else None
         except Exception as exc:
             if (error := self._meaning(exc)) is not None:
                 raise error from exc
@@ -245,6 +247,22 @@ class SqlSink:
         self.maintenance_interval_s = retention.IDLE_S if is_kept else retention.BUSY_S
         if not is_rolled_up:
             self.maintenance_interval_s = rollup.BUSY_S
+
+    def _is_kept_at(self, now_ms: int) -> bool:
+        """True if all that was too old or too much was deleted a moment ago: looking costs as much as a slice of roll-ups."""
+        return self._kept_ms is not None and 0 <= now_ms - self._kept_ms < 1000 * retention.IDLE_S
+
+    def _delete_old(self, now_ms: int, is_over: Callable[[], bool]) -> bool:
+        """True if nothing is left to delete."""
+        assert self._conn is not None
+        assert self._rollup is not None
+        assert self._retention is not None
+        if not retention.run_events(self._conn, lambda kind: self._event_bounds(kind, now_ms), is_over):
+            return False
+        if not self._rollup.is_leader:
+            return True
+        live = self._store.live_ids() if self._store is not None else set()
+        return self._retention.run(now_ms, live, is_over)
 
     def _resolutions(self) -> list[Resolution]:
         keep_s = {0: self._config.retention_s}

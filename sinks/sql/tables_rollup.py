@@ -24,7 +24,7 @@ SKETCHED = frozenset(
     ("cpu_usage_ns", "memory_working_set_bytes", "network_receive_bytes", "network_transmit_bytes"),
 )
 """Metrics with a sketch: of a gauge's values, of a counter's rates a second."""
-_HEAD = ("count", "covered_ms", "partial")
+HEAD = ("count", "covered_ms", "partial")
 
 
 class Column(NamedTuple):
@@ -67,7 +67,7 @@ class RolledTable(NamedTuple):
     @property
     def value_names(self) -> tuple[str, ...]:
         """Columns beside the key, in the order of a roll-up row's values."""
-        return (*_HEAD, *(name for column in self.columns for name in column.names))
+        return (*HEAD, *(name for column in self.columns for name in column.names))
 
 
 def rolled_tables(columns: Columns | None = None) -> list[RolledTable]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tidegauge.pipeline.buckets import Bucket, buckets
 from tidegauge.pipeline.history import Reading, Span
 from tidegauge.pipeline.records import Kind
-from tidegauge.sinks.sql.rollup_rows import Series, merged, partial_of
+from tidegauge.sinks.sql.rollup_rows import Series, merged, partial_of, shape_of
 from tidegauge.sinks.sql.tables_rollup import RolledTable, rolled_tables
 
 START, WIDTH = 1000, 60
@@ -93,7 +93,7 @@ def test_columns_at_a_time_give_what_the_definition_gives(
     given_rows: tuple[RolledTable, list[tuple[Any, ...]]], gaps: list[Span], silence_ms: int, cuts: list[int]
 ) -> None:
     table, rows = given_rows
-    series = Series(table, START, START + WIDTH, silence_ms, gaps)
+    series = Series(shape_of(table), START, START + WIDTH, silence_ms, gaps)
     at = sorted({0, len(rows), *(c for c in cuts if c < len(rows))})
     for low, high in itertools.pairwise(at):
         series.feed(rows[low:high])
@@ -109,12 +109,12 @@ def test_merged_rows_are_the_row_of_the_whole(
     step = WIDTH // parts
     made = []
     for start in range(START, START + WIDTH, step):
-        series = Series(table, start, start + step, silence_ms, gaps)
+        series = Series(shape_of(table), start, start + step, silence_ms, gaps)
         if rows:
             series.feed(rows)
         if (values := series.values()) is not None:
             made.append(values)
-    whole = Series(table, START, START + WIDTH, silence_ms, gaps)
+    whole = Series(shape_of(table), START, START + WIDTH, silence_ms, gaps)
     if rows:
         whole.feed(rows)
     if not made:
