@@ -102,6 +102,20 @@ class Piece(msgspec.Struct, frozen=True):
         )
 
 
+def halves(pieces: Sequence[Piece], at: int) -> tuple[list[Piece], list[Piece]]:
+    """The first `at` kept rows, and the rest."""
+    left: list[Piece] = []
+    for i, piece in enumerate(pieces):
+        if at == 0:
+            return left, list(pieces[i:])
+        if piece.kept > at:
+            head, tail = piece.split(at)
+            return [*left, head], [tail, *pieces[i + 1 :]]
+        left.append(piece)
+        at -= piece.kept
+    return left, []
+
+
 class CursorRecord(msgspec.Struct, frozen=True, array_like=True):
     """What a cursor file holds: the next row, the account up to it, and the gaps that the sink has not taken yet."""
 

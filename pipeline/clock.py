@@ -1,5 +1,6 @@
 """The machine's clocks, and what happened to them: wall-clock steps and suspends."""
 
+import threading
 import time
 from typing import NamedTuple, Protocol
 
@@ -41,6 +42,22 @@ class MachineClock:
 
     def cpu_ns(self) -> int:
         return time.thread_time_ns()
+
+
+class RunnerClock:
+    """The clocks of a thread that waits; tests give their own."""
+
+    def time_ms(self) -> int:
+        """Wall clock, UTC."""
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        """Seconds; never steps."""
+        return time.monotonic()
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        """Waits until the event is set or the time has passed; whether it is set."""
+        return event.wait(timeout_s)
 
 
 class ClockChange(NamedTuple):

@@ -1,4 +1,4 @@
-"""One worker a sink: reads the log, batches, filters, retries, keeps dead letters and the account.
+"""One worker a sink: reads the log, batches, filters, retries, and keeps its books.
 
 The only place of the program with retry and back-off towards stores. Delivery is at least once: the cursor moves after the
 store said yes and the dead letters are on the disk, and is made durable only up to the log's last sync. How errors are
@@ -7,83 +7,40 @@ treated: docs/delivery.md.
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NoReturn
 
-import msgspec
-
-from tidegauge.pipeline.account import Account, Piece
+from tidegauge.pipeline.account import Account, Piece, halves
 from tidegauge.pipeline.backoff import Backoff
-from tidegauge.pipeline.errors import (
-    JournalError,
-    PartialWriteError,
-    PermanentError,
-    RetryableError,
-    StoreLostError,
-    TooLargeError,
-)
+from tidegauge.pipeline.clock import RunnerClock
+from tidegauge.pipeline.errors import PartialWriteError, PermanentError, RetryableError, StoreLostError, TooLargeError
 from tidegauge.pipeline.feed import Feed
 from tidegauge.pipeline.intake import Intake
-from tidegauge.pipeline.journal import BEGINNING, Position
+from tidegauge.pipeline.journal import Position
+from tidegauge.pipeline.lag_bounds import BOUND_INTERVAL_S, LagBounds
 from tidegauge.pipeline.ledger import Ledger
 from tidegauge.pipeline.log_end import LogEnd
 from tidegauge.pipeline.log_view import JournalLog, Log
 from tidegauge.pipeline.options import RunnerOptions
 from tidegauge.pipeline.plugin import Maintained, Sink
 from tidegauge.pipeline.records import Gap, Record
-
-__all__ = ["LogEnd", "RunnerClock", "SinkRunner"]
+from tidegauge.pipeline.redelivery import Redelivery
+from tidegauge.pipeline.sink_failures import SinkFailures
 
 _LOG = logging.getLogger(__name__)
 
 CURSOR_INTERVAL_S = 1.0
 """How often the cursor is made durable: so much is delivered again after a kill."""
-BOUND_INTERVAL_S = 5.0
-"""How often the lag is held against its bounds; a look reads the header of every segment."""
-REFUSED_LOG_INTERVAL_S = 60.0
-"""How often refused rows are logged at most."""
 DRAIN_SHARE = 0.8
 """Of the time to stop in, what may be spent on delivering."""
 _IDLE_S = 1.0
-_LIST_LIMIT = 1000
-
-
-class RunnerClock:
-    """The machine's clocks; tests give their own."""
-
-    def time_ms(self) -> int:
-        return time.time_ns() // 1_000_000
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def wait(self, event: threading.Event, timeout_s: float) -> bool:
-        """Waits until the event is set or the time has passed; whether it is set."""
-        return event.wait(timeout_s)
 
 
 class _Interrupted(Exception):
     """The delivery under way is given up: the runner stops, or its place in the log has moved."""
-
-
-class _Task:
-    """A call that must run on the runner's thread."""
-
-    def __init__(self, call: Callable[[], int]) -> None:
-        self._call = call
-        self.result = 0
-        self.error: Exception | None = None
-        self.done = threading.Event()
-
-    def run(self) -> None:
-        try:
-            self.result = self._call()
-        except Exception as exc:  # noqa: BLE001 - raised again where the call was asked for
-            self.error = exc
-        self.done.set()
 
 
 class SinkRunner:
@@ -128,23 +85,20 @@ class SinkRunner:
             lasts=self.cursor_lasts,
             takes_gaps=self._takes_gaps,
         )
+        self._bounds = LagBounds(self._log, self._ledger, self._feed, options, self._clock)
+        self._redelivery = Redelivery(name, sink, self._ledger, options.batch_rows, self._letters_failed)
+        self._failures = SinkFailures(name, self._clock)
         self._backoff = Backoff(options.retry_min_s, options.retry_max_s, *(() if uniform is None else (uniform,)))
         self._is_open = False
         self._ready_since_s: float | None = None
-        self._cursor_at_s = self._bound_at_s = self._maintained_at_s = self._needed_at_s = self._refused_at_s = float("-inf")
-        self._needed_bound = 0
+        self._cursor_at_s = self._maintained_at_s = float("-inf")
 
         self._state = "starting"
-        self._last_error: str | None = None
-        self._failing: str | None = None
         self._lost: StoreLostError | None = None
         """Found while dead letters were delivered again."""
-        self._counts = dict.fromkeys(
-            ("writes", "retries", "unknown_errors", "config_faults", "maintenance_errors", "unreadable_letters", "stores_lost"),
-            0,
-        )
+        self._counts = dict.fromkeys(("writes", "retries", "maintenance_errors", "stores_lost"), 0)
 
-        self._tasks: deque[_Task] = deque()
+        self._tasks: deque[tuple[Future[int], Callable[[], int]]] = deque()
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._drain_until_s = 0.0
@@ -205,9 +159,8 @@ class SinkRunner:
 
     def _finish(self) -> None:
         while self._tasks:
-            task = self._tasks.popleft()
-            task.error = RuntimeError(f"sink {self.name} has stopped")
-            task.done.set()
+            task, _ = self._tasks.popleft()
+            task.set_exception(RuntimeError(f"sink {self.name} has stopped"))
         self._ledger.store()
         self._state = "stopped"
         if self._is_open:
@@ -231,7 +184,7 @@ class SinkRunner:
         except _Interrupted:
             return 0.0
         except Exception as exc:  # noqa: BLE001 - the log cannot be read, or a fault of ours: neither may end the thread
-            self._note(exc)
+            self._failures.note(exc)
             self._state = "retrying"
             self._rewind()
             self._clock.wait(self._stop, self._backoff.next_s())
@@ -248,7 +201,7 @@ class SinkRunner:
             self._look_at_first(end)
         if not self._is_open and not self._open():
             return 0.0
-        if self._keep_bounds(end):
+        if self._bounds.hold(end[2]):
             self._rewind()
         self._intake.fill(end[0])
         wait_s = self._deliver_if_due()
@@ -288,7 +241,7 @@ class SinkRunner:
         except StoreLostError as exc:
             self._begin_anew(exc)
         except Exception as exc:  # noqa: BLE001 - counted and tried again
-            self._note(exc)
+            self._failures.note(exc)
             self._wait(self._backoff.next_s(getattr(exc, "retry_after_s", None)))
             return False
         self._is_open = True
@@ -298,7 +251,7 @@ class SinkRunner:
     def _begin_anew(self, exc: StoreLostError) -> NoReturn:
         """Begins a new account with all that the log keeps. Always _Interrupted: what was read is another's."""
         _LOG.error("sink %s: %s; it gets again all that the journal keeps", self.name, exc)
-        self._last_error = f"{type(exc).__name__}: {exc}"
+        self._failures.remember(exc)
         self._counts["stores_lost"] += 1
         self._is_open = False
         self._ledger.begin(None, self._log.first_row())
@@ -311,33 +264,6 @@ class SinkRunner:
         if self._ledger.has_begun:
             self._intake.go_to(*self._ledger.position)
             self._ready_since_s = None
-
-    def _keep_bounds(self, end: tuple[int, int, int]) -> bool:
-        """Holds the lag against its bounds, from time to time; True if what was read is no longer what is to be delivered."""
-        position, now_s = self._ledger.position, self._clock.monotonic()
-        if now_s - self._bound_at_s < BOUND_INTERVAL_S or position.accepted_before >= end[2]:
-            return False
-        self._bound_at_s = now_s
-        must_read_again = False
-        if self._options.lag_policy == "downsample":
-            # From half of the bound on, so that thinning has a chance; the bound itself holds for every policy.
-            was_thinning = self._feed.is_thinning
-            self._feed.is_thinning = self._bound(4 if was_thinning else 2).row > position.row
-            must_read_again = self._feed.is_thinning and not was_thinning
-        bound = self._bound(1)
-        if bound.row <= position.row:
-            return must_read_again
-        self._ledger.jump(bound, "bound")
-        return True
-
-    def _bound(self, share: int) -> Position:
-        """The oldest place within this share of the bounds; BEGINNING if all of the log is.
-
-        What the log has lost below its first row is not beyond a bound: the reader tells why it is gone.
-        """
-        oldest_ms = self._clock.time_ms() - round(self._options.lag_age_s * 1000 / share)
-        bound = self._log.row_within(self._options.lag_bytes // share, oldest_ms)
-        return BEGINNING if bound.row <= self._log.first_row().row else bound
 
     def _store_if_due(self) -> None:
         now_s = self._clock.monotonic()
@@ -393,21 +319,21 @@ class SinkRunner:
             except StoreLostError as exc:
                 self._begin_anew(exc)
             except RetryableError as exc:
-                self._note(exc)
+                self._failures.note(exc)
                 self._wait(self._backoff.next_s(exc.retry_after_s))
             except (TooLargeError, PermanentError) as exc:
                 self._worked()  # the store answers
-                self._note(exc)
+                self._failures.note(exc)
                 self._take_apart(pieces, exc, unknown_attempts)
                 return
             except PartialWriteError as exc:
                 self._counts["writes"] += 1
                 self._worked()
-                self._note(exc)
+                self._failures.note(exc)
                 self._ledger.settle(pieces, exc.rejected, self._clock.time_ms())
                 return
             except Exception as exc:  # noqa: BLE001 - counted, and tried a bounded number of times
-                self._note(exc)
+                self._failures.note(exc)
                 unknown_attempts -= 1
                 if unknown_attempts <= 0:
                     self._take_apart(pieces, exc, 1)
@@ -423,7 +349,7 @@ class SinkRunner:
         """Two halves, or a single row to the dead letters."""
         total = sum(p.kept for p in pieces)
         if total > 1:
-            for half in _halves(pieces, total // 2):
+            for half in halves(pieces, total // 2):
                 if self._is_out_of_time():
                     self._rewind()
                     raise _Interrupted
@@ -444,7 +370,7 @@ class SinkRunner:
                 self._rewind()
                 raise _Interrupted
             end = self._log_end.get()
-            if end is not None and self._keep_bounds(end):
+            if end is not None and self._bounds.hold(end[2]):
                 self._rewind()
                 raise _Interrupted
             self._store_if_due()
@@ -453,128 +379,52 @@ class SinkRunner:
                 return
             self._clock.wait(self._wake, min(left_s, BOUND_INTERVAL_S))
 
-    def _note(self, exc: Exception) -> None:
-        """Counts a failure, and logs it when it begins."""
-        kind = type(exc).__name__
-        self._last_error = f"{kind}: {exc}"
-        if getattr(exc, "is_config_fault", False):
-            kind = "configuration"
-            self._counts["config_faults"] += 1
-        elif isinstance(exc, TooLargeError | PartialWriteError | PermanentError):
-            # The store answers, and the account counts the rows: a bad one in each batch must not fill the log.
-            now_s = self._clock.monotonic()
-            if now_s - self._refused_at_s >= REFUSED_LOG_INTERVAL_S:
-                self._refused_at_s = now_s
-                _LOG.warning("sink %s refuses rows: %s", self.name, self._last_error)
-            return
-        elif not isinstance(exc, RetryableError | JournalError):
-            self._counts["unknown_errors"] += 1
-        if self._failing != kind:
-            self._failing = kind
-            hint = " (a fault of the configuration; it is tried again all the same)" if kind == "configuration" else ""
-            _LOG.warning("sink %s fails: %s%s", self.name, self._last_error, hint)
-
     def _worked(self) -> None:
         self._backoff.reset()
-        if self._failing is not None:
-            self._failing = None
-            _LOG.info("sink %s works again", self.name)
+        self._failures.end()
 
     # Dead letters
 
-    def list_letters(self, limit: int = _LIST_LIMIT) -> list[dict[str, Any]]:
+    def list_letters(self) -> list[dict[str, Any]]:
         """The oldest dead letters, for people; `id` is the row number."""
-        letters = self._ledger.letters.letters()
-        return [letter.for_people() for letter, _ in zip(letters, range(limit), strict=False)]
+        return self._redelivery.list_letters()
 
     def replay(self, ids: Sequence[int] | None = None, timeout_s: float = 30.0) -> int:
         """Gives dead letters to the sink again (None: all) and returns how many it took; these count as written.
 
         TimeoutError if the runner's thread does not get to it in time; it is done all the same when it does.
         """
-        return self._on_thread(lambda: self._replay(ids), timeout_s)
+        return self._on_thread(lambda: self._redelivery.replay(ids) if self._is_open else 0, timeout_s)
 
     def discard(self, ids: Sequence[int] | None = None, timeout_s: float = 30.0) -> int:
         """Throws dead letters away (None: all) and returns how many; these count as dropped{discarded}."""
-        return self._on_thread(lambda: self._discard(ids), timeout_s)
+        return self._on_thread(lambda: self._redelivery.discard(ids), timeout_s)
 
-    def _chosen(self, ids: Sequence[int] | None) -> set[int]:
-        """Rows of these letters that may go: one at or beyond the durable cursor would come back with its row after a kill."""
-        self._ledger.store()
-        before = self._ledger.durable_row or 0
-        wanted = None if ids is None else set(ids)
-        rows = self._ledger.letters.rows()
-        return {row for row in rows if row < before and (wanted is None or row in wanted)}
-
-    def _discard(self, ids: Sequence[int] | None) -> int:
-        rows = self._chosen(ids)
-        if rows:
-            self._ledger.remove(rows, replayed=False)
-        return len(rows)
-
-    def _replay(self, ids: Sequence[int] | None) -> int:
-        if not self._is_open:
-            return 0
-        chosen = self._chosen(ids)
-        done: set[int] = set()
-        unreadable = set(chosen)
-        waiting: list[tuple[int, Record]] = []
-        try:
-            for letter in self._ledger.letters.letters():
-                if letter.row not in chosen:
-                    continue
-                try:
-                    waiting.append((letter.row, letter.as_record()))
-                except msgspec.DecodeError:
-                    continue
-                unreadable.discard(letter.row)
-                if len(waiting) >= self._options.batch_rows:
-                    done |= self._write_letters(waiting)
-                    waiting = []
-            done |= self._write_letters(waiting)
-            if unreadable:
-                self._counts["unreadable_letters"] += len(unreadable)
-                _LOG.warning("sink %s: %d dead letters cannot be read and stay", self.name, len(unreadable))
-        except StoreLostError as exc:
+    def _letters_failed(self, exc: Exception) -> None:
+        if isinstance(exc, StoreLostError):
             self._lost = exc
-        except Exception as exc:  # noqa: BLE001 - the letters stay, and the count says how many went
-            self._note(exc)
-        if done:
-            self._ledger.remove(done, replayed=True)
-        return len(done)
-
-    def _write_letters(self, letters: list[tuple[int, Record]]) -> set[int]:
-        """Rows that the sink took now. Raises what is not about single rows."""
-        if not letters:
-            return set()
-        rows = {row for row, _ in letters}
-        try:
-            self.sink.write([record for _, record in letters])
-        except PartialWriteError as exc:
-            return rows - exc.rejected.keys()
-        except (PermanentError, TooLargeError):
-            if len(letters) == 1:
-                return set()
-            half = len(letters) // 2
-            return self._write_letters(letters[:half]) | self._write_letters(letters[half:])
-        return rows
+        else:
+            self._failures.note(exc)
 
     def _on_thread(self, call: Callable[[], int], timeout_s: float) -> int:
         if not self.is_alive():
             return call()
-        task = _Task(call)
-        self._tasks.append(task)
+        task: Future[int] = Future()
+        self._tasks.append((task, call))
         self._wake.set()
         self._log_end.wake()
-        if not task.done.wait(timeout_s):
-            raise TimeoutError(f"sink {self.name} is busy; the dead letters are seen to when it is not")
-        if task.error is not None:
-            raise task.error
-        return task.result
+        try:
+            return task.result(timeout_s)
+        except TimeoutError:
+            raise TimeoutError(f"sink {self.name} is busy; the dead letters are seen to when it is not") from None
 
     def _run_tasks(self) -> None:
         while self._tasks:
-            self._tasks.popleft().run()
+            task, call = self._tasks.popleft()
+            try:
+                task.set_result(call())
+            except Exception as exc:  # noqa: BLE001 - raised again where the call was asked for
+                task.set_exception(exc)
         if (lost := self._lost) is not None:
             self._lost = None
             self._begin_anew(lost)
@@ -588,6 +438,9 @@ class SinkRunner:
     def counters(self) -> dict[str, int]:
         """Counters of what happened, since the start of the runner."""
         return self._counts | {
+            "unknown_errors": self._failures.unknown_errors,
+            "config_faults": self._failures.config_faults,
+            "unreadable_letters": self._redelivery.unreadable_letters,
             "unknown_records": self._feed.unknown_records,
             "damaged_records": self._feed.damaged_records,
             "refused_gaps": self._ledger.refused_gaps,
@@ -600,7 +453,7 @@ class SinkRunner:
 
     def last_error(self) -> str | None:
         """The newest failure of the sink, whether or not it is over."""
-        return self._last_error
+        return self._failures.last_error
 
     def lag_s(self) -> float | None:
         """Time since the newest row that was delivered, 0 where none waits; None while that is not known."""
@@ -617,24 +470,4 @@ class SinkRunner:
         The bounds of the lag hold here too, so that a sink that hangs in `write` for ever does not keep the log.
         """
         row = self._ledger.durable_row
-        if row is None:
-            return None
-        now_s = self._clock.monotonic()
-        if now_s - self._needed_at_s >= 2 * BOUND_INTERVAL_S:
-            self._needed_at_s = now_s
-            self._needed_bound = self._bound(1).row
-        return max(row, self._needed_bound)
-
-
-def _halves(pieces: list[Piece], at: int) -> tuple[list[Piece], list[Piece]]:
-    """The first `at` kept rows, and the rest."""
-    left: list[Piece] = []
-    for i, piece in enumerate(pieces):
-        if at == 0:
-            return left, pieces[i:]
-        if piece.kept > at:
-            head, tail = piece.split(at)
-            return [*left, head], [tail, *pieces[i + 1 :]]
-        left.append(piece)
-        at -= piece.kept
-    return left, []
+        return None if row is None else max(row, self._bounds.oldest_row())

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tidegauge.pipeline.clock import RunnerClock
 from tidegauge.pipeline.options import RunnerOptions
 from tidegauge.pipeline.records import Batch, Gap, Record
-from tidegauge.pipeline.sink_runner import RunnerClock, SinkRunner
+from tidegauge.pipeline.sink_runner import SinkRunner
 from tidegauge.pipeline.testing import (
     SOURCE,
     START_MS,

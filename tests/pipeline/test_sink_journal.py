@@ -8,10 +8,11 @@ import pytest
 
 from tidegauge.pipeline.errors import RetryableError
 from tidegauge.pipeline.journal import JournalConfig, JournalWriter
+from tidegauge.pipeline.log_end import LogEnd
 from tidegauge.pipeline.log_thread import Heads
 from tidegauge.pipeline.options import RunnerOptions
 from tidegauge.pipeline.records import Batch, Gap, WireRecord, encode_record, encode_samples
-from tidegauge.pipeline.sink_runner import LogEnd, SinkRunner
+from tidegauge.pipeline.sink_runner import SinkRunner
 from tidegauge.pipeline.testing import (
     SOURCE,
     START_MS,

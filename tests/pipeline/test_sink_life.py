@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tests.pipeline.sink_bench import Bench, poison
 
+from tidegauge.pipeline.clock import RunnerClock
 from tidegauge.pipeline.errors import PartialWriteError, PermanentError, RetryableError
 from tidegauge.pipeline.records import Record
-from tidegauge.pipeline.sink_runner import RunnerClock
 from tidegauge.pipeline.testing import (
     ListLog,
     RecordingSink,
