@@ -186,9 +186,16 @@ class Retention:
             deleted = self._conn.exec_driver_sql(_DELETED, (resolution.width_ms,)).scalar()
             first = self._conn.exec_driver_sql("SELECT min(first_ms) FROM container_span").scalar()
             return None if first is None else max(int(first), deleted or 0)
-        # one look-up a table, where both ends in one query would be a scan
-        found = (self._conn.exec_driver_sql(f"SELECT min(ts_ms) FROM {table}").scalar() for table in resolution.tables)
-        return min((int(ts_ms) for ts_ms in found if ts_ms is not None), default=None)
+        return self._first(resolution.tables, "SELECT min(ts_ms) AS ts_ms FROM {}")
+
+    def _first(self, tables: Sequence[str], of_one: str, which: str = "min") -> int | None:
+        """The least, or greatest, of what a statement gives for each table.
+
+        Asked apart each is one look-up in the table's key; both ends in one question would be a scan.
+        """
+        each = " UNION ALL ".join(f"SELECT ts_ms FROM ({of_one.format(table)}) AS t" for table in tables)
+        found = self._conn.exec_driver_sql(f"SELECT {which}(ts_ms) FROM ({each}) AS every").scalar()
+        return None if found is None else int(found)
 
     def _cut(self, resolution: Resolution, until_ms: int, bars: dict[int, int]) -> int | None:
         """The time before which rows go next. On SQLite of raw SLICE_ROWS of a table at most, or those of one time."""
@@ -207,11 +214,11 @@ class Retention:
         oldest_ms = self._oldest_ms(resolution)
         if oldest_ms is None or until_ms <= oldest_ms:
             return None
-        newest = (self._conn.exec_driver_sql(f"SELECT max(ts_ms) FROM {table}").scalar() for table in resolution.tables)
-        until_ms = min(until_ms, 1 + max(int(ts_ms) for ts_ms in newest if ts_ms is not None))
-        sql = "SELECT ts_ms FROM {} ORDER BY ts_ms LIMIT 1 OFFSET {}"
-        slices = [self._conn.exec_driver_sql(sql.format(table, SLICE_ROWS)).scalar() for table in resolution.tables]
-        return min(until_ms, max(min((int(t) for t in slices if t is not None), default=until_ms), oldest_ms + 1))
+        newest_ms = self._first(resolution.tables, "SELECT max(ts_ms) AS ts_ms FROM {}", "max")
+        assert newest_ms is not None
+        until_ms = min(until_ms, 1 + newest_ms)
+        slice_ms = self._first(resolution.tables, f"SELECT ts_ms FROM {{}} ORDER BY ts_ms LIMIT 1 OFFSET {SLICE_ROWS}")
+        return min(until_ms, max(until_ms if slice_ms is None else slice_ms, oldest_ms + 1))
 
     def _delete(self, resolution: Resolution, cut_ms: int) -> Iterator[None]:
         # Ahead of the rows: from now on their buckets are not made again.
