@@ -38,7 +38,7 @@ _MIN_INT = -(2**63)
 _FLOAT_UNITS = ("seconds", "ratio", "number")
 _RESERVED = frozenset(("host", "container", "instance", "epoch", "name", "image", "namespace"))
 _SPECIAL = re.compile(r"[,= \\\n\r\t]")
-_BACKSLASHES = re.compile(r"(\\+)(?=[,= ])")
+_BACKSLASHES = re.compile(r"(?<!\\)(\\++)(?=[,= ])")  # from its beginning and whole: any other way is quadratic
 _ESCAPES = str.maketrans({",": r"\,", "=": r"\=", " ": r"\ ", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 

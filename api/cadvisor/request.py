@@ -65,8 +65,8 @@ EVENT_PARAMETERS = (
     Parameter("end_time", "time", None, "at or before", ("events",)),
 )
 
-_DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)")
-_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_DURATION = re.compile(rf"[+-]?(?:0|(?:{_PART.pattern})+)")
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_INT = re.compile(r"[+-]?\d{1,18}")
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})

@@ -137,6 +137,13 @@ def test_escapes(text: str, line: str) -> None:
     assert escape(text).decode() == line
 
 
+@pytest.mark.timeout(60)
+def test_a_long_run_of_backslashes_is_escaped_at_once() -> None:
+    """It takes minutes where every backslash may begin the run."""
+    run = "\\" * 400_000
+    assert escape(f"{run}a b") == f"{run}a\\ b".encode()
+
+
 def test_labels_that_are_written_alike_are_one_tag() -> None:
     (line,) = encode(Sample(1, TS, SCHEMA.id, (7, None, None, None)), container(labels={"a\n": "1", "a\\n": "2"}))
     assert line.count("label_a") == 1
