@@ -6,7 +6,6 @@ never holds up who makes events, nor other readers. An empty line now and then s
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime
 from typing import TypeAlias
 
 import msgspec
@@ -17,6 +16,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from tidegauge.api.guard import go_on, without_time_limit
 from tidegauge.pipeline.event_store import EventQuery, EventStore, StoredEvent, Subscription, as_dict
+from tidegauge.pipeline.times import moment_ms
 
 DEFAULT_LIMIT = 1000
 MAX_STREAMS = 16
@@ -63,13 +63,9 @@ def _time(params: QueryParams, name: str) -> int | None:
         return None
     if text.removeprefix("-").isdecimal() and len(text) < 18:
         return int(text)
-    try:
-        time = datetime.fromisoformat(text.replace(" ", "+"))  # a plus that was not escaped is read as a blank
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
+    if (time_ms := moment_ms(text)) is None:
         raise BadQuery(f"{name}: expected ms since 1970 or a time as 2026-01-31T12:00:00Z, got {text!r}")
-    return round(time.timestamp() * 1000)
+    return time_ms
 
 
 def _boolean(params: QueryParams, name: str, default: bool) -> bool:

@@ -12,24 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from tidegauge.pipeline.groups import GROUPS
-
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-
-
-def go_duration(text: str) -> float:
-    """Seconds of `1m30s`, `500ms`; ValueError for anything else, a bare number included (0 is allowed)."""
-    if text == "0":
-        return 0.0
-    end, total = 0, 0.0
-    for match in _DURATION.finditer(text):
-        if match.start() != end:
-            break
-        end = match.end()
-        total += float(match[1]) * _UNITS[match[2]]
-    if not text or end != len(text):
-        raise ValueError("a duration such as 1s, 500ms or 1m30s")
-    return total
+from tidegauge.pipeline.times import go_duration_s
 
 
 def _boolean(text: str) -> bool:
@@ -145,21 +128,21 @@ FLAGS: Mapping[str, Flag] = {
     "http_digest_realm": Flag(_text, "http.digest_realm"),
     "url_base_prefix": Flag(_prefix, "http.url_base_prefix"),
     "profiling": Flag(_boolean, "http.debug"),
-    "housekeeping_interval": Flag(go_duration, "sampler.base_interval_s"),
-    "max_housekeeping_interval": Flag(go_duration, "sampler.max_interval_s"),
+    "housekeeping_interval": Flag(go_duration_s, "sampler.base_interval_s"),
+    "max_housekeeping_interval": Flag(go_duration_s, "sampler.max_interval_s"),
     "allow_dynamic_housekeeping": Flag(_boolean, "sampler.dynamic"),
-    "global_housekeeping_interval": Flag(go_duration, "sampler.walk_interval_s"),
-    "update_machine_info_interval": Flag(go_duration, "sampler.machine_interval_s"),
+    "global_housekeeping_interval": Flag(go_duration_s, "sampler.walk_interval_s"),
+    "update_machine_info_interval": Flag(go_duration_s, "sampler.machine_interval_s"),
     "raw_cgroup_prefix_whitelist": Flag(_list, ""),
     "storage_driver": Flag(_list, ""),
-    "storage_duration": Flag(go_duration, "sinks.memory.storage_duration_s"),
+    "storage_duration": Flag(go_duration_s, "sinks.memory.storage_duration_s"),
     "storage_driver_host": Flag(_text, ""),
     "storage_driver_secure": Flag(_boolean, ""),
     "storage_driver_db": Flag(_text, ""),
     "storage_driver_user": Flag(_text, ""),
-    "storage_driver_buffer_duration": Flag(go_duration, ""),
+    "storage_driver_buffer_duration": Flag(go_duration_s, ""),
     "storage_driver_influxdb_retention_policy": Flag(_text, ""),
-    "event_storage_age_limit": Flag(_by_event(go_duration), "sinks.memory.event_age_limit_s"),
+    "event_storage_age_limit": Flag(_by_event(go_duration_s), "sinks.memory.event_age_limit_s"),
     "event_storage_event_limit": Flag(_by_event(_count), "sinks.memory.event_limit"),
     "disable_root_cgroup_stats": Flag(_boolean, ""),
     "application_metrics_count_limit": Flag(_limit, "collectors.app.metrics_limit"),
@@ -180,7 +163,7 @@ FLAGS: Mapping[str, Flag] = {
     "docker_root": Flag(_text, None, "nothing below it is read"),
     "docker_env_metadata_whitelist": Flag(_text, None, "env_metadata_whitelist is for all runtimes"),
     "containerd_env_metadata_whitelist": Flag(_text, None, "env_metadata_whitelist is for all runtimes"),
-    "crio_client_timeout": Flag(go_duration, None, "CRI-O's state folder is read"),
+    "crio_client_timeout": Flag(go_duration_s, None, "CRI-O's state folder is read"),
     "container_hints": Flag(_text, None, "no hints are read"),
     "enable_load_reader": Flag(_boolean, None, "tasks are counted unless the group cpuLoad is off"),
     "machine_id_file": Flag(_text, None, "the usual places are read"),

@@ -12,9 +12,9 @@ from urllib.parse import urlencode
 import click
 import msgspec
 
-from tidegauge.cli.cadvisor_flags import go_duration
 from tidegauge.cli.options import common, load
 from tidegauge.cli.status_command import ask, ask_lines
+from tidegauge.pipeline.times import go_duration_s
 
 _SILENCE_S = 60.0
 """The running one sends an empty line each 15 s."""
@@ -25,7 +25,7 @@ class _Since(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            return float(go_duration(str(value)))
+            return go_duration_s(str(value))
         except ValueError as exc:
             self.fail(f"expected {exc}, got {value!r}", param, ctx)
 

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.history import StoredContainer
 from tidegauge.pipeline.records import Kind, Metric
+from tidegauge.pipeline.times import moment_ms
 
 MAX_VALUES = 100_000
 """Series times buckets of an answer, at most."""
@@ -266,13 +266,9 @@ def time_ms(text: str, name: str, now_ms: int) -> int:
         return now_ms - int(found[1]) * _UNITS[found[2]]
     if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 17:
         return int(text)
-    try:
-        time = datetime.fromisoformat(text.replace(" ", "+"))  # a plus that was not escaped is read as a blank
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
+    if (found_ms := moment_ms(text)) is None:
         raise BadQuestion(f"{name}: expected 24h (before now), ms since 1970 or a time as 2026-01-31T12:00:00Z, got {text!r}")
-    return round(time.timestamp() * 1000)
+    return found_ms
 
 
 def duration_ms(text: str, name: str) -> int:

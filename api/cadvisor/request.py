@@ -14,6 +14,7 @@ import msgspec
 
 from tidegauge.api.cadvisor.errors import ApiError, Status
 from tidegauge.api.cadvisor.series import Wanted
+from tidegauge.pipeline.times import go_duration_s
 
 TYPES: Mapping[str, tuple[str, ...]] = {
     "v1.0": ("containers", "machine"),
@@ -65,9 +66,6 @@ EVENT_PARAMETERS = (
     Parameter("end_time", "time", None, "at or before", ("events",)),
 )
 
-_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
-_DURATION = re.compile(rf"[+-]?(?:0|(?:{_PART.pattern})+)")
-_UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _GO_INT = re.compile(r"[+-]?\d{1,18}")
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -180,21 +178,23 @@ def options_of(params: Mapping[str, str], is_strict: bool) -> Options:
     if (count := int(text)) < -1:
         raise ApiError(f"invalid 'count' option: only -1 and larger values allowed, not {count}", Status.BAD_REQUEST)
     age = params.get("max_age")
-    if age and not _DURATION.fullmatch(age):
-        raise ApiError(f"failed to parse 'max_age' option: time: invalid duration \"{age}\"", Status.BAD_REQUEST)
+    try:
+        age_ms = _milliseconds(age) if age else None
+    except ValueError:
+        raise ApiError(f"failed to parse 'max_age' option: time: invalid duration \"{age}\"", Status.BAD_REQUEST) from None
     return Options(
         id_type,
         count,
         params.get("recursive") == "true",
         params.get("label", ""),
         params.get("uuid", ""),
-        _milliseconds(age) if age else None,
+        age_ms,
     )
 
 
 def _milliseconds(duration: str) -> int:
-    """Of Go's text, which has been checked; none is below 0, and a century is the most."""
-    seconds = sum(float(number) * _UNIT_S[unit] for number, unit in _PART.findall(duration))
+    """Of Go's text; none is below 0, and a century is the most. ValueError for what is no duration."""
+    seconds = go_duration_s(duration[1:] if duration[0] in "+-" else duration)
     return 0 if duration.startswith("-") else round(1000 * min(seconds, 3.2e9))
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 
 from tidegauge.api.heapster.paths import NoSuchPath, Wanted, parse
 from tidegauge.api.heapster.shapes import NEVER, Bucket, Buckets, BucketsList, Number, Point, Points, PointsList, time_text
@@ -12,6 +11,7 @@ from tidegauge.pipeline.heapster.metrics import BY_NAME, CUSTOM, METRICS, SUMMED
 from tidegauge.pipeline.heapster.sets import Role, SetKey, SetType
 from tidegauge.pipeline.heapster.windows import WINDOW_MS, Member, Span, Values, Windows, members
 from tidegauge.pipeline.history import Bounds, HistoryReader, RollupReader, StoreError, TooMuch
+from tidegauge.pipeline.times import moment_ms
 
 __all__ = ["BadRequest", "NoSuchPath", "answer"]
 
@@ -241,13 +241,9 @@ def _time(parameters: Mapping[str, str], name: str, default_ms: int) -> int:
     text = parameters.get(name)
     if not text:
         return default_ms
-    try:
-        time = datetime.fromisoformat(text.replace(" ", "+"))
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
+    if (time_ms := moment_ms(text)) is None:
         raise BadRequest(f"{name}: expected a time as 2026-01-31T12:00:00Z, got {text[:100]!r}")
-    return round(time.timestamp() * 1000)
+    return time_ms
 
 
 def _labels(text: str | None) -> tuple[tuple[str, str], ...]:

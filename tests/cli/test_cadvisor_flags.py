@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from tidegauge.cli.cadvisor_flags import FLAGS, go_duration, translate
+from tidegauge.cli.cadvisor_flags import FLAGS, translate
 from tidegauge.cli.run_command import command as run
 from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline.config import Config
@@ -17,20 +17,6 @@ from tidegauge.pipeline.housekeeping import is_included, is_pruned
 def _translate(*arguments: str) -> tuple[dict, list[str]]:
     warnings: list[str] = []
     return translate(arguments, warnings.append), warnings
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("1s", 1.0), ("500ms", 0.5), ("1m30s", 90.0), ("1h", 3600.0), ("1.5s", 1.5), ("0", 0.0), ("2m0s", 120.0)],
-)
-def test_go_durations_are_seconds(text: str, seconds: float) -> None:
-    assert go_duration(text) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("text", ["", "1", "s", "1x", "1s ", "-1s", "1s2", "1 s"])
-def test_what_go_refuses_as_a_duration_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="duration"):
-        go_duration(text)
 
 
 def test_the_prefix_of_a_proxy_and_the_interval_of_the_machine() -> None:
