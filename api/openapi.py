@@ -23,7 +23,6 @@ from tidegauge.api.history import DEFAULT_CONTAINERS, PastContainers, PastMetric
 from tidegauge.pipeline.config import HttpConfig
 from tidegauge.pipeline.history_answer import Answer
 from tidegauge.pipeline.history_query import AGGREGATES, GROUPS, MAX_SERIES, SELECTORS, Resolution
-from tidegauge.pipeline.sql_query import SqlAnswer
 from tidegauge.pipeline.version import VERSION
 
 PATH = "/openapi.json"
@@ -249,7 +248,7 @@ _OWN = (
         query.PATH,
         query.PATH,
         "asks a store in SQL, with http.query set",
-        {JSON: SqlAnswer, CSV: _ANY_TEXT},
+        {JSON: query.QueryAnswer, CSV: _ANY_TEXT},
         statuses=(400, 404, 504, 507),
         method="post",
         body=query.QueryBody,

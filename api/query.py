@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from tidegauge.api.guard import UNTRUSTED, is_trusted
 from tidegauge.pipeline.config import HttpConfig
-from tidegauge.pipeline.sql_query import MOST_ROWS, KeepsSql, QueryError, Question, SqlAnswer, Why, ask_async
+from tidegauge.pipeline.sql_query import MOST_ROWS, KeepsSql, QueryError, Question, SqlAnswer, Why, ask_async, readable
 
 PATH = "/api/v1/query"
 AT_A_TIME = 2
@@ -34,6 +34,15 @@ class QueryBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sql: str
     limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_ROWS)] = 10_000
     store: str | None = None
+
+
+class QueryAnswer(msgspec.Struct, frozen=True):
+    """What it found. Times are text in UTC, true and false 1 and 0, bytes hexadecimal digits."""
+
+    columns: list[str]
+    rows: list[list[int | float | str | None]]
+    is_cut: bool = False
+    """There are more rows than were asked for, or than fit into an answer."""
 
 
 class QueryPage:
@@ -69,11 +78,12 @@ class QueryPage:
         self._now += 1
         try:
             question = Question(body.sql, body.limit, self._timeout_s, answer_bytes=ANSWER_BYTES)
-            found = await _unless_gone(request, store, question)
+            asked = await _unless_gone(request, store, question)
         except QueryError as exc:
             return PlainTextResponse(f"{exc}\n", _STATUS[exc.why])
         finally:
             self._now -= 1
+        found = QueryAnswer(asked.columns, [readable(row) for row in asked.rows], asked.is_cut)
         if request.headers.get("accept", "").partition(";")[0].strip() == "text/csv":
             return Response(to_csv(found), media_type="text/csv", headers={"X-Is-Cut": str(found.is_cut).lower()})
         return Response(msgspec.json.encode(found), media_type="application/json")
@@ -100,7 +110,7 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def to_csv(answer: SqlAnswer) -> str:
+def to_csv(answer: QueryAnswer) -> str:
     """RFC 4180 with a header; NULL is empty."""
     out = io.StringIO()
     writer = csv.writer(out)

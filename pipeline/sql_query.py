@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Protocol, runtime_checkable
 
@@ -47,13 +47,22 @@ class Question(msgspec.Struct, frozen=True):
     answer_bytes: Annotated[int, msgspec.Meta(ge=1024, le=MOST_ANSWER_BYTES)] = MOST_ANSWER_BYTES
 
 
+Value = int | float | str | bytes | None
+
+
 class SqlAnswer(msgspec.Struct, frozen=True):
-    """What a question found. Times are text in UTC, true and false 1 and 0, bytes hexadecimal digits."""
+    """What a question found. Integers have 64 bits, floats are finite, times are text in UTC, true and false 1 and 0."""
 
     columns: list[str]
-    rows: list[list[int | float | str | None]]
+    rows: list[list[Any]]
+    """Of `Value`: msgspec takes no union of text and bytes."""
     is_cut: bool = False
     """True if there are more rows than were asked for, or than fit into `answer_bytes`."""
+
+
+def readable(row: Sequence[Value]) -> list[int | float | str | None]:
+    """For forms that have no bytes: these as hexadecimal digits."""
+    return [value.hex() if isinstance(value, bytes) else value for value in row]
 
 
 class Why(StrEnum):
@@ -88,14 +97,14 @@ class KeepsSql(Protocol):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What a worker reads from its standard input."""
+    """What a worker reads from its standard input, as JSON."""
 
     question: Question
     settings: Mapping[str, Any]
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What it writes to its standard output: one of both."""
+    """What it writes to its standard output, as msgpack: one of both."""
 
     answer: SqlAnswer | None = None
     fault: Fault | None = None
@@ -104,9 +113,11 @@ class Reply(msgspec.Struct, frozen=True):
 class Asking:
     """One question on its way. `answer` is called once; `stop` at any time, by any thread."""
 
-    def __init__(self, target: QueryTarget, question: Question) -> None:
+    def __init__(self, target: QueryTarget, question: Question, ids: tuple[int, int] | None = None) -> None:
+        """`ids`: user and group of the process, for who is root; None: one's own."""
         self._target = target
         self._question = question
+        self._rights: dict[str, Any] = {} if ids is None else {"user": ids[0], "group": ids[1], "extra_groups": [ids[1]]}
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
@@ -128,6 +139,7 @@ class Asking:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     env=_environment(),
+                    **self._rights,
                 )
             except OSError as exc:
                 raise QueryError(Why.STORE, f"No process for the question: {exc.strerror}.") from exc
@@ -149,9 +161,9 @@ class Asking:
                 self._process.kill()
 
 
-def ask(target: QueryTarget, question: Question) -> SqlAnswer:
-    """The answer; QueryError if there is none. Waits."""
-    return Asking(target, question).answer()
+def ask(target: QueryTarget, question: Question, ids: tuple[int, int] | None = None) -> SqlAnswer:
+    """The answer; QueryError if there is none. Waits. `ids` as of `Asking`."""
+    return Asking(target, question, ids).answer()
 
 
 async def ask_async(target: QueryTarget, question: Question) -> SqlAnswer:
@@ -172,7 +184,7 @@ def _environment() -> dict[str, str]:
 
 def _answer(code: int, out: bytes, question: Question) -> SqlAnswer:
     try:
-        reply = msgspec.json.decode(out, type=Reply)
+        reply = msgspec.msgpack.decode(out, type=Reply)
     except msgspec.DecodeError:
         reply = Reply()
     if reply.answer is not None:

@@ -18,7 +18,18 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from tidegauge.pipeline.sql_query import Fault, Order, QueryError, Question, Reply, SqlAnswer, Why, too_long
+from tidegauge.pipeline.sql_query import (
+    Fault,
+    Order,
+    QueryError,
+    Question,
+    Reply,
+    SqlAnswer,
+    Value,
+    Why,
+    readable,
+    too_long,
+)
 from tidegauge.sinks.sql.query_time import Clock
 
 _FILE_BYTES = 1 << 20
@@ -88,21 +99,21 @@ def _store(order: Order) -> Store:
 
 
 def collect(found: Rows, question: Question) -> SqlAnswer:
-    """The rows up to the first bound that they reach. Bytes are those of the JSON in which they travel."""
-    rows: list[list[int | float | str | None]] = []
+    """The rows up to the first bound that they reach. Bytes are those of their JSON."""
+    rows: list[list[Value]] = []
     size = 0
     for row in found.rows:
         values = [_plain(value) for value in row]
-        size += len(msgspec.json.encode(values)) + 1
+        size += len(msgspec.json.encode(readable(values))) + 1
         if len(rows) >= question.limit or size > question.answer_bytes:
             return SqlAnswer(list(found.columns), rows, is_cut=True)
         rows.append(values)
     return SqlAnswer(list(found.columns), rows)
 
 
-def _plain(value: Any) -> int | float | str | None:
-    """A number that JSON can bear, text, or None; bytes as hexadecimal digits. What SQLite has no type for, as it has it."""
-    if value is None or isinstance(value, str):
+def _plain(value: Any) -> Value:
+    """What SQLite has no type for, as it has it; what JSON has no number for as None."""
+    if value is None or isinstance(value, str | bytes):
         return value
     if isinstance(value, int):
         return int(value)
@@ -114,14 +125,12 @@ def _plain(value: Any) -> int | float | str | None:
         return value.isoformat(" ", "milliseconds").removesuffix("+00:00")
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, bytes):
-        return value.hex()
     return str(value)
 
 
 def main() -> None:
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
-    sys.stdout.buffer.write(msgspec.json.encode(answer(order)))
+    sys.stdout.buffer.write(msgspec.msgpack.encode(answer(order)))
     sys.stdout.buffer.flush()
     os._exit(0)  # without the clean-up of a heap that may be full
 

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
+import pwd
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.support import need
 
 from tidegauge.pipeline.records import Event
 from tidegauge.pipeline.sql_query import QueryError, QueryTarget, Question, SqlAnswer, Why, ask, ask_async
@@ -65,7 +69,7 @@ def test_columns_and_rows_are_answered_with_their_types(sink: SqlSink) -> None:
     answer = put(sink, "SELECT 1 AS one, 1.5, 'text', NULL, x'00ff', 9223372036854775807, 9e999 AS endless;  -- a comment")
     assert answer.columns[:1] == ["one"]
     assert answer.columns[-1:] == ["endless"]
-    assert answer.rows == [[1, 1.5, "text", None, "00ff", 9223372036854775807, None]]
+    assert answer.rows == [[1, 1.5, "text", None, b"\x00\xff", 9223372036854775807, None]]
     assert not answer.is_cut
 
 
@@ -269,6 +273,21 @@ def test_neither_sql_nor_settings_stand_in_the_command_line_or_in_errors(
     assert command[1:] == ["-P", "-m", MODULE]
     assert not [name for name in environment if name.startswith("TIDEGAUGE_")]
     assert "s3cret" not in repr(QueryTarget(MODULE, {"url": "postgresql://user:s3cret@host/db"}))
+
+
+def test_it_runs_with_the_rights_that_it_is_given(sink: SqlSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a program of its own, since the interpreter may lie where nobody else can reach it."""
+    need(os.geteuid() == 0, "root, whose rights could be dropped")
+    nobody = pwd.getpwnam("nobody")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        program = Path(folder) / "program"
+        program.write_text(f"#!/bin/sh\necho $(id -u) $(id -g) $(id -G) > {folder}/said\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        with pytest.raises(QueryError, match="failed"):
+            ask(target(sink.path), Question("SELECT 1"), (nobody.pw_uid, nobody.pw_gid))
+        assert (Path(folder) / "said").read_text().split() == [str(n) for n in (nobody.pw_uid, nobody.pw_gid, nobody.pw_gid)]
 
 
 def test_a_question_that_is_given_up_takes_its_process_along(sink: SqlSink) -> None:

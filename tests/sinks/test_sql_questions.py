@@ -15,7 +15,7 @@ from tests.servers import PostgresServer, need_postgres
 from tests.sinks import shop
 from tests.sinks.shop import MIB, ms
 
-from tidegauge.cli.query_command import table
+from tidegauge.cli.query_forms import table
 from tidegauge.pipeline import rates
 from tidegauge.pipeline.records import Batch, Gap, Sample
 from tidegauge.pipeline.sql_query import MOST_ANSWER_BYTES, Question, SqlAnswer
