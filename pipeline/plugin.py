@@ -395,7 +395,11 @@ class Point(NamedTuple):
 
 @runtime_checkable
 class ColumnReader(Protocol):
-    """A store that can be asked for a few metrics over a long time. Safe from any thread."""
+    """A store that can be asked for several metrics of one container over a long time in one pass. Safe from any thread.
+
+    A HistoryReader gives one metric at a time. On SQLite, where rows lie in the order of time for all containers, that is a
+    pass over all of them for each: for CPU and memory of one container among 100 over an hour 0.25 s in place of 0.15 s.
+    """
 
     def first_ms(self, instance: str) -> int | None:
         """When the first sample ever stored of it was taken; None if there is none."""
@@ -418,10 +422,6 @@ class KeepsHistory(Protocol):
 @runtime_checkable
 class PointReader(Protocol):
     """A store that can be asked for whole samples. Safe from any thread."""
-
-    def live_containers(self) -> Sequence[Container]:
-        """Containers that have not ended, with their newest metadata, ordered by path."""
-        ...
 
     def points(self, instance: str, start_ms: int | None, end_ms: int | None, limit: int | None) -> Sequence[Point]:
         """The newest `limit` points within [start, end] of an instance, oldest first, all epochs in log order."""

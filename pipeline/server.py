@@ -179,10 +179,8 @@ class Server:
 
     def containers(self) -> list[Container] | None:
         """Those that live; None when no sink that could tell runs."""
-        for runner in self._running():
-            if isinstance(runner.sink, PointReader) and runner.name == "memory":
-                return list(runner.sink.live_containers())
-        return None
+        store = self.samples()
+        return None if store is None else [container for container, _ in store.latest()]
 
     def latest(self) -> KeepsLatest | None:
         """The store of the newest values; None when none runs, or the sampler is silent and what it holds is old."""

@@ -6,15 +6,14 @@ as the age bound.
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
 
 from tidegauge.pipeline.event_store import EventLimits, EventStore
 from tidegauge.pipeline.latest import Latest, merged
-from tidegauge.pipeline.plugin import Point
-from tidegauge.pipeline.records import Batch, Container, End, Event, Metric, Record, Sample, Schema, TableRows, Value
+from tidegauge.pipeline.records import Batch, Container, End, Event, Record, Sample, Schema
 
 _ENDED_LIMIT = 10_000
 _SAMPLE_BYTES = 136
@@ -47,7 +46,7 @@ class _Series:
 
 
 class MemorySink:
-    """A sink, a PointReader, a keeper of newest values and of events. `write` on the runner's thread, what reads on any."""
+    """Keeps the last samples, the newest values and events. `write` on the runner's thread, what reads on any."""
 
     Config = MemoryConfig
     takes: tuple[type, ...] = (Batch, Container, Event, End)
@@ -112,12 +111,6 @@ class MemorySink:
         """RAM that the samples take, as estimated."""
         return self._bytes
 
-    def live_containers(self) -> Sequence[Container]:
-        """Containers that have not ended, with their newest metadata, ordered by path."""
-        with self._lock:
-            newest = self._living()
-        return sorted(newest, key=lambda c: c.path)
-
     def latest(self) -> Sequence[tuple[Container, Latest | None]]:
         """Containers that have not ended with the newest known value of each metric, ordered by path. None: no sample yet."""
         with self._lock:
@@ -129,21 +122,6 @@ class MemorySink:
         with self._lock:
             numbers = sorted(n for n, s in self._series.items() if s.container.instance == instance)
             return [(s, self._schemas[s.schema]) for n in numbers for s in self._series[n].samples]
-
-    def points(self, instance: str, start_ms: int | None, end_ms: int | None, limit: int | None) -> Sequence[Point]:
-        """The newest `limit` points within [start, end] of an instance, oldest first, all epochs in log order."""
-        with self._lock:
-            numbers = sorted(n for n, s in self._series.items() if s.container.instance == instance)
-            found = [
-                sample
-                for number in numbers
-                for sample in self._series[number].samples
-                if (start_ms is None or sample.ts_ms >= start_ms) and (end_ms is None or sample.ts_ms <= end_ms)
-            ]
-            schemas = {s.schema: self._schemas[s.schema] for s in found}
-        if limit is not None:
-            found = found[len(found) - limit :] if 0 < limit < len(found) else found[: max(limit, 0)]
-        return [_point(sample, schemas[sample.schema]) for sample in found]
 
     def _living(self) -> Iterable[Container]:
         """Of several epochs of an instance the newest."""
@@ -231,17 +209,3 @@ def _remove(samples: deque[Sample], sample: Sample) -> None:
         if other is sample:
             del samples[i]
             return
-
-
-def _point(sample: Sample, schema: Schema) -> Point:
-    return Point(
-        sample.ts_ms,
-        sample.is_closing,
-        {m.name: v for m, v in zip(schema.metrics, sample.values, strict=True) if v is not None},
-        {t.name: dict(_rows(t.metrics, rows)) for t, rows in zip(schema.tables, sample.tables, strict=False) if rows},
-    )
-
-
-def _rows(metrics: Sequence[Metric], rows: TableRows) -> Iterator[tuple[str, dict[str, Value]]]:
-    for name, *cells in rows:
-        yield str(name), {m.name: v for m, v in zip(metrics, cells, strict=True) if isinstance(v, int | float)}

@@ -102,7 +102,7 @@ def test_values_outlive_the_samples_that_the_sink_lets_go() -> None:
     sink = MemorySink(MemoryConfig(storage_duration_s=1))
     sink.write([make_container(1, row=1), make_container(2, row=2), _batch(1, 3, cpu_usage_ns=5)])
     sink.write([_batch(2, 4, ts_ms=START_MS + 60_000, cpu_usage_ns=6)])
-    assert sink.points(make_container(1).instance, None, None, None) == []
+    assert sink.samples(make_container(1).instance) == []
     assert [latest.values[0] for _, latest in sink.latest() if latest is not None] == [5, 6]
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tidegauge.pipeline.plugin import PointReader, Sink
-from tidegauge.pipeline.records import Batch, End
+from tidegauge.pipeline.latest import KeepsSamples
+from tidegauge.pipeline.plugin import Sink
+from tidegauge.pipeline.records import Batch, Container, End, Value
 from tidegauge.pipeline.testing import (
     START_MS,
     SinkContract,
     Stored,
+    flat,
     generate_records,
     make_batch,
     make_container,
@@ -25,18 +27,24 @@ SCHEMA = make_schema()
 
 def held(sink: Sink) -> Stored:
     assert isinstance(sink, MemorySink)
-    for series in sink._series.values():
-        c = series.container
-        ts = [s.ts_ms for s in series.samples]
-        points = [p for p in sink.points(c.instance, None, None, None) if p.ts_ms in ts] if c.epoch == 0 else None
-        for i, s in enumerate(series.samples):
-            point = points[i] if points is not None else sink.points(c.instance, s.ts_ms, s.ts_ms, 1)[0]
-            values = dict(point.values)
-            for rows in point.tables.values():
-                values |= {f"{metric}[{name}]": v for name, row in rows.items() for metric, v in row.items()}
-            if point.is_closing:
-                values["is_closing"] = 1
-            yield (c.instance, c.epoch, point.ts_ms), values
+    containers = {s.container.number: s.container for s in sink._series.values()}
+    for instance in {c.instance for c in containers.values()}:
+        for sample, schema in sink.samples(instance):
+            yield from flat([make_batch([sample], [containers[sample.container]], [schema])])
+
+
+def times(sink: MemorySink, container: Container) -> list[int]:
+    """Of its samples, in ms since the start."""
+    return [sample.ts_ms - START_MS for sample, _ in sink.samples(container.instance)]
+
+
+def cpu(sink: MemorySink, container: Container) -> list[Value]:
+    at = SCHEMA.names.index("cpu_usage_ns")
+    return [sample.values[at] for sample, _ in sink.samples(container.instance)]
+
+
+def live(sink: MemorySink) -> list[Container]:
+    return [container for container, _ in sink.latest()]
 
 
 class TestMemorySink(SinkContract):
@@ -56,24 +64,25 @@ def fill(sink: MemorySink, seconds: int, containers: int = 2, first: int = 0) ->
         sink.write([make_batch(samples, all_of_them, (SCHEMA,), second * containers + 1)])
 
 
-def test_it_is_a_history_reader() -> None:
-    assert isinstance(MemorySink(MemoryConfig()), PointReader)
+def test_it_keeps_samples() -> None:
+    sink = MemorySink(MemoryConfig())
+    assert isinstance(sink, KeepsSamples)
+    assert sink.samples("nobody") == []
 
 
 def test_samples_older_than_the_storage_duration_go() -> None:
     sink = MemorySink(MemoryConfig(storage_duration_s=10))
     fill(sink, 100)
-    points = sink.points(make_container(1).instance, None, None, None)
-    assert [p.values["cpu_usage_ns"] for p in points] == list(range(89, 100))
+    assert cpu(sink, make_container(1)) == list(range(89, 100))
 
 
 def test_bytes_are_bounded() -> None:
     sink = MemorySink(MemoryConfig(storage_duration_s=1e6, limit_bytes=100_000))
     fill(sink, 2000)
     assert sink.used_bytes <= 100_000
-    points = sink.points(make_container(2).instance, None, None, None)
-    assert 50 < len(points) < 1000
-    assert points[-1].values["cpu_usage_ns"] == 1999
+    kept = cpu(sink, make_container(2))
+    assert 50 < len(kept) < 1000
+    assert kept[-1] == 1999
 
 
 def test_estimate_of_bytes_is_near_the_truth() -> None:
@@ -93,34 +102,24 @@ def test_estimate_of_bytes_is_near_the_truth() -> None:
     assert 0.7 < taken / sink.used_bytes < 1.3
 
 
-def test_points_are_the_newest_within_the_span_oldest_first() -> None:
-    sink = MemorySink(MemoryConfig())
-    fill(sink, 20)
-    instance = make_container(1).instance
-    points = sink.points(instance, START_MS + 5000, START_MS + 12_000, 3)
-    assert [p.ts_ms - START_MS for p in points] == [10_000, 11_000, 12_000]
-    assert sink.points(instance, None, None, 0) == []
-    assert sink.points("nobody", None, None, None) == []
-
-
 def test_epochs_of_an_instance_follow_each_other_in_log_order() -> None:
     sink = MemorySink(MemoryConfig())
     first, second = make_container(1, "/a"), make_container(2, "/a", epoch=1)
     sink.write([make_batch([make_sample(SCHEMA, 1, START_MS, cpu_usage_ns=1)], (first,), (SCHEMA,), 1)])
     sink.write([make_batch([make_sample(SCHEMA, 2, START_MS - 5000, cpu_usage_ns=2)], (first, second), (SCHEMA,), 2)])
-    assert [p.values["cpu_usage_ns"] for p in sink.points(first.instance, None, None, None)] == [1, 2]
-    assert [c.epoch for c in sink.live_containers()] == [1]
+    assert cpu(sink, first) == [1, 2]
+    assert [c.epoch for c in live(sink)] == [1]
 
 
 def test_ended_container_is_not_live_and_keeps_its_samples_until_they_age() -> None:
     sink = MemorySink(MemoryConfig(storage_duration_s=10))
     fill(sink, 5)
     sink.write([End(2, START_MS + 5000, 100)])
-    assert [c.number for c in sink.live_containers()] == [1]
-    assert len(sink.points(make_container(2).instance, None, None, None)) == 5
+    assert [c.number for c in live(sink)] == [1]
+    assert len(times(sink, make_container(2))) == 5
     fill(sink, 20, containers=1, first=200)
-    assert sink.points(make_container(2).instance, None, None, None) == []
-    assert [c.number for c in sink.live_containers()] == [1]
+    assert times(sink, make_container(2)) == []
+    assert [c.number for c in live(sink)] == [1]
 
 
 def test_late_sample_of_an_ended_container_does_not_revive_it() -> None:
@@ -129,14 +128,14 @@ def test_late_sample_of_an_ended_container_does_not_revive_it() -> None:
     sink.write([End(2, START_MS + 5000, 100)])
     sink._series.clear()
     fill(sink, 1)
-    assert [c.number for c in sink.live_containers()] == [1]
+    assert [c.number for c in live(sink)] == [1]
 
 
 def test_newest_metadata_is_seen() -> None:
     sink = MemorySink(MemoryConfig())
     sink.write([make_container(1, name=None), make_batch([make_sample(SCHEMA, cpu_usage_ns=1)])])
     sink.write([make_container(1, name="web")])
-    assert [c.name for c in sink.live_containers()] == ["web"]
+    assert [c.name for c in live(sink)] == ["web"]
 
 
 def test_old_rows_that_come_late_push_nothing_out() -> None:
@@ -144,7 +143,7 @@ def test_old_rows_that_come_late_push_nothing_out() -> None:
     fill(sink, 10, first=1000)
     old = make_batch([make_sample(SCHEMA, 1, START_MS, cpu_usage_ns=0)], first_row=5)
     sink.write([old])
-    assert len(sink.points(make_container(1).instance, START_MS + 1, None, None)) == 10
+    assert len([ms for ms in times(sink, make_container(1)) if ms]) == 10
 
 
 def test_clock_set_back_does_not_freeze_it() -> None:
@@ -154,8 +153,8 @@ def test_clock_set_back_does_not_freeze_it() -> None:
     for second in range(5):
         sample = make_sample(SCHEMA, 9, START_MS + second * 1000, cpu_usage_ns=second)
         sink.write([make_batch([sample], (back,), (SCHEMA,), 100_000 + second)])
-    assert len(sink.points(back.instance, None, None, None)) == 5
-    assert sink.points(make_container(1).instance, None, None, None) == []
+    assert len(times(sink, back)) == 5
+    assert times(sink, make_container(1)) == []
 
 
 def test_readers_meet_a_writer() -> None:
@@ -166,9 +165,9 @@ def test_readers_meet_a_writer() -> None:
     def read() -> None:
         while not done.is_set():
             try:
-                times = [p.ts_ms for p in sink.points(make_container(1).instance, None, None, None)]
-                assert times == sorted(times)
-                sink.live_containers()
+                found = times(sink, make_container(1))
+                assert found == sorted(found)
+                live(sink)
             except Exception as exc:  # noqa: BLE001
                 faults.append(exc)
                 return
@@ -186,7 +185,7 @@ def test_readers_meet_a_writer() -> None:
 def test_generated_log_leaves_the_right_ones_live() -> None:
     sink = MemorySink(MemoryConfig())
     sink.write([r for r in generate_records(5, 4) if isinstance(r, sink.takes)])
-    assert [c.number for c in sink.live_containers()] == [1, 2, 3]
+    assert [c.number for c in live(sink)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("bad", [{"storage_duration_s": 0}, {"limit_bytes": 0}, {"limit": 1}])

@@ -66,6 +66,6 @@ def test_memory_keeps_the_two_apart(start: int, end: int) -> None:
     for record in LOG:
         sink.write([record])
     sink.write(LOG[start:end])
-    assert [c.path for c in sink.live_containers()] == ["/new"]
-    assert [p.ts_ms - START_MS for p in sink.points(NEW.instance, None, None, None)] == [20, 22]
-    assert {p.ts_ms - START_MS for p in sink.points(OLD.instance, None, None, None)} <= {1, 3}
+    assert [c.path for c, _ in sink.latest()] == ["/new"]
+    assert [s.ts_ms - START_MS for s, _ in sink.samples(NEW.instance)] == [20, 22]
+    assert {s.ts_ms - START_MS for s, _ in sink.samples(OLD.instance)} <= {1, 3}
