@@ -296,6 +296,11 @@ def _of_cadvisor() -> Iterator[Operation]:
             yield from _of_type(version, type_)
 
 
+def answer_type(version: str, type_: str) -> Any:
+    """What the JSON of one of cAdvisor's answers decodes to."""
+    return _STATS_V20 if (version, type_) == ("v2.0", "stats") else _TYPES[type_]
+
+
 def _of_type(version: str, type_: str) -> Iterator[Operation]:
     is_v1 = version.startswith("v1.")
     parameters: tuple[Mapping[str, Any], ...] = ()
@@ -303,8 +308,7 @@ def _of_type(version: str, type_: str) -> Iterator[Operation]:
         parameters = tuple(map(_query, EVENT_PARAMETERS))
     elif not is_v1:
         parameters = tuple(_query(p) for p in V2_PARAMETERS if p.types is None or type_ in p.types)
-    shape = _STATS_V20 if (version, type_) == ("v2.0", "stats") else _TYPES[type_]
-    content = {JSON: shape}
+    content = {JSON: answer_type(version, type_)}
     if type_ == "events":
         content[LINES] = s.EventInfo
     statuses = (301, 400, 404, 500, 504, *((507,) if type_ == "ps" else ()))

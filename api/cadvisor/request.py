@@ -1,6 +1,6 @@
 """What a request asks: its parts, the parameters of each version, and the body of v1. Pure.
 
-`PARAMETERS` is the one table of what may be given; the OpenAPI description is made from it.
+The tables of parameters are all that may be given; the OpenAPI description is made from them.
 Source: cAdvisor cmd/internal/api/handler.go, versions.go; info/v1/container.go (ContainerInfoRequest).
 """
 

@@ -5,10 +5,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 from tests.api.access import View
+from tests.api.test_cadvisor_requests import filled
 
 from tidegauge.api import app, debug, events, openapi
 from tidegauge.api.cadvisor.request import EVENT_PARAMETERS, TYPES, V2_PARAMETERS
@@ -40,6 +42,20 @@ def test_every_route_and_method_is_there_and_no_other(config: HttpConfig) -> Non
         assert routes[operation.route].path_regex.fullmatch(filled), operation.path
         taken = next(r for r in routes.values() if r.path_regex.fullmatch(filled))
         assert taken.path == operation.route, f"{operation.path} is answered by another route"
+
+
+CADVISOR = filled()
+CADVISOR.processes = {"processes": []}
+
+
+@pytest.mark.parametrize(("version", "type_"), [(version, type_) for version, types in TYPES.items() for type_ in types])
+def test_answers_of_cadvisor_are_of_the_described_form(version: str, type_: str) -> None:
+    """Decoded as what is described, and encoded again, nothing is lost or added."""
+    query = "all_events=true&subcontainers=true" if type_ == "events" else "recursive=true"
+    answer = CADVISOR.get(f"/api/{version}/{type_}?{query}")
+    assert answer.status == 200
+    decoded = msgspec.json.decode(answer.body, type=openapi.answer_type(version, type_))
+    assert json.loads(msgspec.json.encode(decoded)) == answer.json
 
 
 def test_every_request_type_of_cadvisor_is_there() -> None:
