@@ -250,7 +250,8 @@ class PostgresqlStore:
             return QueryError(Why.BAD_SQL, f"{_said(exc)} CAST it to text.")
         if state in ("57014", "55P03", "25P03"):
             return TimeoutError()
-        if state.startswith("53") or (not state and "out of memory" in str(exc)):
+        # 54000: a value or a work area that grew beyond what there is
+        if state.startswith("53") or state == "54000" or (not state and "out of memory" in str(exc)):
             return MemoryError()
         if not state or (state.startswith(("08", "57", "58", "XX")) and state != "08P01"):
             return QueryError(Why.STORE, f"The server does not answer: {_said(exc)}")

@@ -169,6 +169,7 @@ def test_a_question_ends_when_its_time_is_over(rig: Rig, sql: str) -> None:
 def test_a_large_answer_costs_the_question_alone(rig: Rig) -> None:
     error = rig.refusal("SELECT repeat('x', 50000000) FROM cpu LIMIT 20", timeout_s=60.0, memory_bytes=256 << 20)
     assert error.why is Why.TOO_LARGE, error
+    assert rig.refusal("SELECT string_agg(repeat('x', 1000000), '') FROM generate_series(1, 2000)").why is Why.TOO_LARGE
     answer = rig.put("SELECT repeat('x', 10000) FROM cpu", answer_bytes=100_000)
     assert answer.is_cut
     assert len(answer.rows) == 9
@@ -217,6 +218,25 @@ def test_a_role_that_may_do_more_is_refused(rig: Rig, setup: str, words: str) ->
         assert words.replace("{role}", role) in str(error), error
     finally:
         rig.sql("DROP FUNCTION IF EXISTS hole; DROP SEQUENCE IF EXISTS counter")
+        rig.sql(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_a_role_made_as_the_documentation_says_fills_no_disk_and_no_log(rig: Rig) -> None:
+    role = "tidegauge_query"
+    page = (Path(__file__).parents[2] / "docs" / "query.md").read_text()
+    (block,) = (b for b in re.findall(r"```sql\n(.*?)```", page, re.DOTALL) if f"CREATE ROLE {role}" in b)
+    try:
+        for statement in block.replace("...", rig.server.password).strip().rstrip(";").split(";"):
+            rig.sql(statement)
+        assert rig.put("SELECT count(*) FROM cpu", role).rows == [[600]]
+        rig.sql(f"ALTER ROLE {role} SET temp_file_limit = '1MB'")  # a gigabyte would be real
+        rig.sql("ALTER DATABASE history SET log_statement = 'all'")
+        sql = "SELECT g AS private_word FROM generate_series(1, 1000000) g ORDER BY md5(CAST(g AS text))"
+        assert rig.refusal(sql, role).why is Why.TOO_LARGE
+        assert rig.refusal("SELECT private_word", role).why is Why.BAD_SQL
+        assert "private_word" not in rig.server.log()
+    finally:
+        rig.sql("ALTER DATABASE history RESET log_statement")
         rig.sql(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
