@@ -353,13 +353,6 @@ class Maintained(Protocol):
 
 
 @runtime_checkable
-class HealthCheck(Protocol):
-    def check(self) -> str | None:
-        """None if the store answers, else what is wrong, in one line."""
-        ...
-
-
-@runtime_checkable
 class Counted(Protocol):
     """A collector or sink that counts what should not be. Every counter is shown, none is interpreted."""
 

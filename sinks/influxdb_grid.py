@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from tidegauge.pipeline.rates import max_silence_ms
 from tidegauge.pipeline.records import Batch, Container, Gap, Sample, Schema, TableRows, TableSchema, Value
 from tidegauge.sinks.influxdb_http import Span, StoredRow
 from tidegauge.sinks.line_protocol import instance_tag
@@ -41,7 +42,7 @@ class Grid:
                 if c is None or s.schema not in batch.schemas or s.container in self._held:
                     continue
                 if s.container not in spans:
-                    spans[s.container] = Span(c.instance, c.epoch, c.source, s.ts_ms - longest_ms(c), s.ts_ms)
+                    spans[s.container] = Span(c.instance, c.epoch, c.source, s.ts_ms - max_silence_ms(c), s.ts_ms)
         return spans
 
     def restore(self, spans: dict[int, Span], rows: Sequence[StoredRow], batches: Iterable[Batch]) -> None:
@@ -73,7 +74,7 @@ class Grid:
             if sample.ts_ms <= last.ts_ms:
                 return
             under = last.sample
-            if under is not None and sample.ts_ms - last.ts_ms <= longest_ms(last.container):
+            if under is not None and sample.ts_ms - last.ts_ms <= max_silence_ms(last.container):
                 first = last.ts_ms // self._step_ms + 1
                 for ts_ms in range(first * self._step_ms, sample.ts_ms, self._step_ms):
                     yield last.schema, msgspec.structs.replace(under, ts_ms=ts_ms)
@@ -96,16 +97,11 @@ class Grid:
         self._staged = {}
         if len(self._held) > 10_000:
             newest = max(h.ts_ms for h in self._held.values())
-            self._held = {n: h for n, h in self._held.items() if newest - h.ts_ms <= longest_ms(h.container)}
+            self._held = {n: h for n, h in self._held.items() if newest - h.ts_ms <= max_silence_ms(h.container)}
 
     def rollback(self) -> None:
         """The write failed and will come again."""
         self._staged = {}
-
-
-def longest_ms(container: Container) -> int:
-    """Longest time between two samples over which silence means that nothing changed."""
-    return round((container.max_interval_s + container.base_interval_s) * 1000)
 
 
 def _overlay(under: Sample, closing: Sample, schema: Schema) -> Sample:

@@ -10,7 +10,6 @@ from tidegauge.pipeline.version import VERSION
 
 _KIB = 1024
 ROOT_LABEL = "root"
-LABELS = (ROOT_LABEL, "docker-images", "crio-images", "crio-containers")
 
 
 def info(machine: Machine, ts_ms: int) -> m.MachineInfo:

@@ -68,7 +68,6 @@ EVENT_PARAMETERS = (
 
 _GO_INT = re.compile(r"[+-]?\d{1,18}")
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 class Asked(NamedTuple):

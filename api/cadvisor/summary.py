@@ -17,7 +17,8 @@ from tidegauge.api.cadvisor.catalog import Entry
 from tidegauge.api.cadvisor.reading import go_time
 from tidegauge.pipeline.latest import KeepsSamples
 from tidegauge.pipeline.plugin import ColumnReader
-from tidegauge.pipeline.records import Container, Value
+from tidegauge.pipeline.rates import max_silence_ms
+from tidegauge.pipeline.records import Value
 
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 _SLACK_MS = 2_000
@@ -117,10 +118,6 @@ def latest(points: Sequence[Point], longest_ms: int) -> s.InstantUsage:
     return s.InstantUsage(cpu=spans[-1].value if spans else 0, memory=memory)
 
 
-def longest_silence_ms(container: Container) -> int:
-    return round(1000 * (container.max_interval_s + container.base_interval_s))
-
-
 class Summaries:
     """Makes them; hour and day of a container are remembered. Any thread."""
 
@@ -134,7 +131,7 @@ class Summaries:
         recent = _recent(container.instance, store)
         if not recent:
             return None
-        longest_ms = longest_silence_ms(container)
+        longest_ms = max_silence_ms(container)
         hour, day = self._long(container.instance, recent, history, longest_ms, deadline_s)
         return s.DerivedStats(
             timestamp=go_time(recent[-1].ts_ms),

@@ -196,7 +196,6 @@ SUMMED = ("cpu/usage_rate", "memory/usage", "cpu/request", "cpu/limit", "memory/
 """What namespaces and the cluster have: sums over pods."""
 SUMMED_ON_NODES = ("cpu/request", "cpu/limit", "memory/request", "memory/limit")
 """What a node has as the sum over its pods."""
-NODE_ONLY = frozenset(m.name for m in METRICS if "/node_" in m.name)
 
 _APPLICATION: Sequence[tuple[str, Kind, bool]] = (
     ("app_counter", Kind.COUNTER, False),
