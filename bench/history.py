@@ -68,7 +68,7 @@ def _asking(store: Store, asked: Asked, way: str, called: str) -> Section:
 _GOALS: dict[tuple[str, str, str], tuple[str, float]] = {
     ("SQLite", "own", "rate"): ("at most 10", 10),
     ("SQLite", "typed", "rate"): ("at most 10", 10),
-    ("SQLite", "hours", "top"): ("at most 100", 100),
-    ("SQLite", "hours", "p95"): ("at most 200", 200),
+    ("SQLite", "typed", "top"): ("at most 100", 100),
+    ("SQLite", "typed", "p95"): ("at most 200", 200),
     ("Parquet", "own", "p95"): ("at most 200", 200),
 }

@@ -32,7 +32,7 @@ class Answer(msgspec.Struct, frozen=True):
     bucket_ms: int | None
     group: Sequence[str]
     resolution: str
-    """`raw`, `5m` or `1h`; with roll-ups, the newest part may be of samples."""
+    """`raw`, `5m` or `1h`; with roll-ups, the newest part may be of samples, and whole hours of `5m` of hourly ones."""
     method: str
     rows: int
     """Readings or roll-ups that it was computed from."""

@@ -2,6 +2,9 @@
 
 Roll-ups of the newest time are not made yet, or are to be made again: from the first such bucket on samples are read, a day at
 most. Where these are too many, only those of the last buckets are; the others stand as they are, and are right a moment later.
+
+Hours are the sums of their 5 minutes, sketches included. So where the choice falls on 5 minutes, whole hours within a bucket of
+the answer are read as such: the same answer from a twelfth of the rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -122,15 +125,56 @@ def rolled(
     if width_ms is None or not isinstance(reader, RollupReader):
         return {}, 0, set()
     with_sketch = needs_sketch(asked, metric, width_ms)
-    found = reader.rolled(containers, metric, width_ms, asked.since_ms, until_ms, bounds, with_sketch=with_sketch)
-    out, rows = {}, 0
-    for key, own in found.items():
-        chosen = [each for name, each in own.items() if fits_instance(name, asked.instance)]
-        rows += sum(map(len, chosen))
-        if len(chosen) > 1 and (with_sketch or asked.agg in ("min", "max")):
+
+    def read(spans: Sequence[tuple[int, int, int]]) -> Mapping[ContainerKey, Mapping[str, Sequence[Bucket]]]:
+        if len(spans) == 1:
+            return reader.rolled(containers, metric, *spans[0], bounds, with_sketch=with_sketch)
+        joined: dict[ContainerKey, dict[str, list[Bucket]]] = {}
+        for span in spans:
+            for key, own in read([span]).items():
+                for name, each in own.items():
+                    joined.setdefault(key, {}).setdefault(name, []).extend(each)
+        return joined
+
+    found = read(_spans(reader, asked, metric, width_ms, containers, until_ms))
+    chosen = _chosen(found, asked)
+    if any(len(each) > 1 for each in chosen.values()):
+        if with_sketch or asked.agg in ("min", "max"):
             raise NeedsSamples(f"roll-ups hold no {asked.agg} of several instances together: choose one, or resolution=raw")
-        out[key] = chosen[0] if len(chosen) == 1 else summed(chosen)
+        # where one of them comes or goes, the sum's hours are not the sums of its 5 minutes
+        found = read([(width_ms, asked.since_ms, until_ms)])
+        chosen = _chosen(found, asked)
+    out = {key: each[0] if len(each) == 1 else summed(each) for key, each in chosen.items()}
+    rows = sum(len(part) for each in chosen.values() for part in each)
     return out, rows, {name for own in found.values() for name in own}
+
+
+def _chosen(
+    found: Mapping[ContainerKey, Mapping[str, Sequence[Bucket]]], asked: Question
+) -> Mapping[ContainerKey, Sequence[Sequence[Bucket]]]:
+    return {key: [e for name, e in own.items() if fits_instance(name, asked.instance)] for key, own in found.items()}
+
+
+def _spans(
+    reader: RollupReader,
+    asked: Question,
+    metric: Metric,
+    width_ms: int,
+    containers: Sequence[StoredContainer],
+    until_ms: int,
+) -> Sequence[tuple[int, int, int]]:
+    """(width, from, to) of the roll-ups to read, by time."""
+    spans = [(width_ms, asked.since_ms, until_ms)]
+    hour_ms, kept = RESOLUTIONS["1h"], reader.kept(metric)
+    if asked.resolution != "auto" or width_ms >= hour_ms or hour_ms not in kept or (asked.bucket_ms or hour_ms) % hour_ms:
+        return spans
+    first_ms, last_ms = -(-asked.since_ms // hour_ms) * hour_ms, until_ms // hour_ms * hour_ms
+    if first_ms >= last_ms or _reach(kept[hour_ms].oldest_ms, asked) > _reach(kept[width_ms].oldest_ms, asked):
+        return spans
+    unsettled_ms = reader.unsettled_ms(containers, hour_ms, first_ms, last_ms)
+    last_ms = last_ms if unsettled_ms is None else unsettled_ms // hour_ms * hour_ms
+    spans = [(width_ms, asked.since_ms, first_ms), (hour_ms, first_ms, last_ms), (width_ms, last_ms, until_ms)]
+    return [span for span in spans if span[1] < span[2]]
 
 
 def summed(parts: Sequence[Sequence[Bucket]]) -> list[Bucket]:

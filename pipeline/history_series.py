@@ -218,13 +218,13 @@ class Cells:
 
     def result(self, labels: Mapping[str, str], group: Sequence[StoredContainer]) -> Series:
         value = self._value(self._whole, self._asked.until_ms - self._asked.since_ms)
+        shown = () if self._asked.bucket_ms is None else zip(self._cells, self._bounds(), strict=True)
         points = [
             Point(from_ms, self._value(cell, to_ms - from_ms), _coverage(cell), self._state(cell))
-            for cell, (from_ms, to_ms) in zip(self._cells, self._bounds(), strict=True)
+            for cell, (from_ms, to_ms) in shown
         ]
         names = list(dict.fromkeys(c.name or c.path for c in group))[:10]
-        shown = points if self._asked.bucket_ms is not None else []
-        return Series(labels, names, len(group), value, _coverage(self._whole), shown)
+        return Series(labels, names, len(group), value, _coverage(self._whole), points)
 
     def _value(self, cell: _Cell, width_ms: int) -> float | int | None:
         agg, value = self._asked.agg, None

@@ -6,6 +6,7 @@ Weights are whole numbers, here milliseconds: merging is their addition, exact i
 are equal bytes. Own code, for the bytes' sake: decision 0025.
 """
 
+import functools
 import math
 import struct
 from collections.abc import Iterable
@@ -21,12 +22,14 @@ _log, _ceil = math.log, math.ceil
 
 
 class Sketch:
-    """Not shared by threads while it is changed."""
+    """Not shared by threads."""
 
-    __slots__ = ("_bins",)
+    __slots__ = ("_bins", "_packed")
 
     def __init__(self) -> None:
         self._bins: dict[int, int] = {}
+        self._packed: bytes | memoryview | None = None
+        """What it holds beside these bins, as it was encoded, until it is asked: most are only merged into another one."""
 
     def add(self, value: float, weight: int = 1) -> None:
         """What is below 0 counts as 0, which these sketches are not of; infinity as the greatest. ValueError for NaN.
@@ -45,16 +48,32 @@ class Sketch:
 
     def merge(self, other: "Sketch") -> None:
         """Takes in all of another one, as if everything had been added here."""
+        if other._packed is not None:
+            self._unpack(other._packed)
         bins = self._bins
         for place, weight in other._bins.items():
             bins[place] = bins.get(place, 0) + weight
 
+    def _unpack(self, encoded: bytes | memoryview) -> None:
+        bins = self._bins
+        get = bins.get
+        count, packing = _packing(encoded[0], len(encoded))
+        numbers = packing.unpack(encoded)[1:]
+        for place, weight in zip(numbers, numbers[count:], strict=False):
+            bins[place] = get(place, 0) + weight
+
+    def _all(self) -> dict[int, int]:
+        if self._packed is not None:
+            self._unpack(self._packed)
+            self._packed = None
+        return self._bins
+
     def __bool__(self) -> bool:
-        return bool(self._bins)
+        return bool(self._all())
 
     @property
     def weight(self) -> int:
-        return sum(self._bins.values())
+        return sum(self._all().values())
 
     def quantile(self, share: float) -> float | None:
         """The nearest rank: the least value such that at least `share` (0 to 1) of the weight is not above it; None if empty.
@@ -64,17 +83,19 @@ class Sketch:
         need = share * self.weight
         below = 0
         found: float | None = None
-        for place in sorted(self._bins):
+        bins = self._all()
+        for place in sorted(bins):
             found = 0.0 if place == _ZERO else _MIDDLE * _GROWTH**place
-            below += self._bins[place]
+            below += bins[place]
             if below >= need:
                 break
         return found
 
     def encode(self) -> bytes:
         """4 bytes a bin in most cases. Equal sketches give equal bytes, in every version of the program."""
-        places = sorted(self._bins)
-        weights = [self._bins[place] for place in places]
+        bins = self._all()
+        places = sorted(bins)
+        weights = [bins[place] for place in places]
         most = max(weights, default=0)
         width = 0 if most < 1 << 16 else 1 if most < 1 << 32 else 2
         return struct.pack(f"<B{len(places)}h{len(places)}{_WEIGHTS[width]}", width, *places, *weights)
@@ -84,24 +105,29 @@ class Sketch:
         """ValueError for what `encode` did not make."""
         sketch = cls()
         try:
-            width = _WEIGHTS[encoded[0]]
-            size = 2 + struct.calcsize(f"<{width}")
-            count, rest = divmod(len(encoded) - 1, size)
-            if rest:
-                raise ValueError
-            numbers = struct.unpack(f"<{count}h{count}{width}", encoded[1:])
-        except (IndexError, ValueError, struct.error):
+            _packing(encoded[0], len(encoded))
+        except (IndexError, ValueError):
             raise ValueError("not a sketch") from None
-        sketch._bins = dict(zip(numbers[:count], numbers[count:], strict=True))
+        sketch._packed = encoded
         return sketch
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sketch) and self._bins == other._bins
+        return isinstance(other, Sketch) and self._all() == other._all()
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Sketch({self._bins!r})"
+        return f"Sketch({self._all()!r})"
+
+
+@functools.lru_cache(4096)
+def _packing(width: int, size: int) -> tuple[int, struct.Struct]:
+    """How many bins so many bytes hold, and how they lie there. IndexError, ValueError if they are no sketch."""
+    letter = _WEIGHTS[width]
+    count, rest = divmod(size - 1, struct.calcsize(f"<h{letter}"))
+    if rest:
+        raise ValueError
+    return count, struct.Struct(f"<B{count}h{count}{letter}")
 
 
 def merged(sketches: Iterable[Sketch]) -> Sketch:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.history_rig import BEGIN_MS, CATALOGUE, END_MS, PureReader, RolledReader, records
 
+from tidegauge.pipeline.buckets import Bucket
 from tidegauge.pipeline.history import Bounds, HistoryReader, Kept, RollupReader, TooMuch
 from tidegauge.pipeline.history_answer import Answer, answer
 from tidegauge.pipeline.history_query import RESOLUTIONS, BadQuestion, Question, Select
@@ -60,6 +61,73 @@ def test_roll_ups_say_what_samples_say(metric: str, agg: str, resolution: str, b
             assert (a is None) == (b is None), key
             if a is not None:
                 assert b == pytest.approx(a, rel=0.01 if has_sketch else 1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("bucket_ms", "late_ms"), [(None, 0), (None, 1_000_000), (HOUR_MS, 1_000_000), (2 * HOUR_MS, -3_000_000)]
+)
+@pytest.mark.parametrize(
+    ("metric", "agg"),
+    [
+        *((CPU, agg) for agg in ("avg", "rate", "increase", "count", "min", "max", "p95", "p1")),
+        *((MEMORY, agg) for agg in ("avg", "sum", "count", "min", "max", "last", "median")),
+        *((NETWORK, agg) for agg in ("avg", "increase")),
+    ],
+)
+def test_whole_hours_say_what_their_5_minutes_say(
+    monkeypatch: pytest.MonkeyPatch, metric: str, agg: str, late_ms: int, bucket_ms: int | None
+) -> None:
+    """Roll-ups are made until `late_ms` before the end of the second hour."""
+    monkeypatch.setattr("tidegauge.pipeline.history_resolution.RAW_SPAN_MS", 0)
+    store = _Counted(RECORDS, BEGIN_MS + 2 * HOUR_MS - late_ms)
+    fields: dict[str, Any] = {"agg": agg, "bucket_ms": bucket_ms, "since_ms": BEGIN_MS + 700_000, "until_ms": END_MS - 400_000}
+    fine, chosen = _ask(store, metric, resolution="5m", **fields), _ask(store, metric, **fields)
+    assert (chosen.resolution, chosen.method) == (fine.resolution, fine.method) == ("5m", fine.method)
+    if metric != NETWORK:
+        has_room = late_ms <= 0 or bucket_ms is not None
+        assert (chosen.rows < fine.rows) is (HOUR_MS in store.widths) is has_room
+    expected, got = _flat(fine), _flat(chosen)
+    assert expected.keys() == got.keys()
+    for key, values in expected.items():
+        assert [v is None for v in got[key]] == [v is None for v in values]
+        assert [v for v in got[key] if v is not None] == pytest.approx([v for v in values if v is not None], rel=1e-12)
+
+
+class _Counted(RolledReader):
+    """Which widths were read."""
+
+    def __init__(self, given: Any, settled_ms: int) -> None:
+        super().__init__(given, settled_ms)
+        self.widths: set[int] = set()
+
+    def rolled(self, *given: Any, **more: Any) -> Any:
+        self.widths.add(given[2])
+        return super().rolled(*given, **more)
+
+
+class _Replaced(RolledReader):
+    """One interface takes the place of the other in the middle of each hour."""
+
+    def rolled(self, containers: Any, metric: Metric, width_ms: int, since_ms: int, until_ms: int, *_: Any, **__: Any) -> Any:
+        own: dict[str, list[Bucket]] = {}
+        for start_ms in range(since_ms, until_ms, width_ms):
+            first = ("eth0", "eth1")[start_ms % HOUR_MS >= HOUR_MS // 2]
+            for name in ("eth0", "eth1") if width_ms == HOUR_MS else (first,):
+                bucket = Bucket(start_ms, start_ms + width_ms)
+                bucket.covered_ms = min(width_ms, HOUR_MS // 2)
+                bucket.increase = bucket.last = bucket.covered_ms
+                own.setdefault(name, []).append(bucket)
+        return {c.key: own for c in containers}
+
+
+def test_hours_of_several_interfaces_are_read_by_5_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegauge.pipeline.history_resolution.RAW_SPAN_MS", 0)
+    fields: dict[str, Any] = {"agg": "avg", "select": Select(path=("/docker/a",)), "until_ms": BEGIN_MS + HOUR_MS}
+    store = _Replaced(RECORDS, END_MS)
+    assert _ask(store, NETWORK, **fields) == _ask(store, NETWORK, resolution="5m", **fields)
+    assert _ask(store, NETWORK, **fields).series[0].value == pytest.approx(1000)
+    fields["instance"] = "eth1"
+    assert _ask(store, NETWORK, **fields).rows < _ask(store, NETWORK, resolution="5m", **fields).rows
 
 
 def test_interfaces_are_summed_over_roll_ups_too() -> None:

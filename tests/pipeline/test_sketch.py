@@ -48,6 +48,32 @@ def test_merging_is_adding_in_any_order_and_grouping(parts: list[list[tuple[floa
     assert whole.weight == sum(w for part in parts for _, w in part)
 
 
+@given(st.lists(ADDED, max_size=5), ADDED, st.integers(0, 5))
+def test_merging_what_was_encoded_is_adding_it(
+    parts: list[list[tuple[float, int]]], more: list[tuple[float, int]], at: int
+) -> None:
+    """Whether it was decoded before or is merged as it lies there, and whatever was added between."""
+    whole, bulk = sketch_of([a for part in (*parts, more) for a in part]), Sketch()
+    for i, part in enumerate(parts):
+        decoded = Sketch.decode(sketch_of(part).encode())
+        if i == at:
+            assert decoded.weight == sum(w for _, w in part)
+        bulk.merge(decoded)
+        assert decoded == sketch_of(part)
+        assert bool(decoded) is bool(part)
+    for value, weight in more:
+        bulk.add(value, weight)
+    assert bulk == whole
+    assert bulk.encode() == whole.encode()
+    again = Sketch.decode(bulk.encode())
+    again.merge(Sketch.decode(bulk.encode()))
+    for value, weight in more:
+        again.add(value, weight)
+    assert again.weight == 2 * whole.weight + sum(w for _, w in more)
+    assert repr(Sketch.decode(bulk.encode())) == repr(Sketch.decode(whole.encode()))
+    assert Sketch.decode(bulk.encode()).quantile(0.5) == whole.quantile(0.5)
+
+
 @given(ADDED, st.sampled_from([1, 1000, 2**32]))
 def test_bytes_hold_the_whole_sketch(added: list[tuple[float, int]], factor: int) -> None:
     sketch = sketch_of([(value, weight * factor) for value, weight in added])

@@ -187,6 +187,24 @@ def test_long_spans_are_answered_from_roll_ups(rolled: HistoryReader, monkeypatc
     assert _ask(rolled, CPU, agg="p95", bucket_ms=3_600_000).resolution == "1h"
 
 
+@pytest.mark.parametrize("bucket_ms", [None, 3_600_000])
+@pytest.mark.parametrize(
+    ("metric", "agg"), [(CPU, "p95"), (CPU, "rate"), (MEMORY, "max"), (MEMORY, "median"), (NETWORK, "avg")]
+)
+def test_whole_hours_of_the_store_say_what_their_5_minutes_say(
+    rolled: HistoryReader, monkeypatch: pytest.MonkeyPatch, metric: str, agg: str, bucket_ms: int | None
+) -> None:
+    monkeypatch.setattr("tidegauge.pipeline.history_resolution.RAW_SPAN_MS", 3_600_000)
+    fields: dict[str, Any] = {"agg": agg, "bucket_ms": bucket_ms, "select": Select(path=("/", "/docker/[bcdf]"))}
+    fine, found = _ask(rolled, metric, resolution="5m", **fields), _ask(rolled, metric, **fields)
+    assert (found.resolution, found.method) == ("5m", fine.method)
+    assert found.rows < fine.rows
+    for a, b in zip(fine.series, found.series, strict=True):
+        assert (b.labels, b.coverage, [p.ts_ms for p in b.points]) == (a.labels, a.coverage, [p.ts_ms for p in a.points])
+        for expected, value in [(a.value, b.value), *((x.value, y.value) for x, y in zip(a.points, b.points, strict=True))]:
+            assert value == (None if expected is None else pytest.approx(expected, rel=1e-12)), a.labels
+
+
 def test_a_file_that_is_not_there_is_a_store_that_cannot_be_asked(tmp_path: Path) -> None:
     history = SqlHistory(tmp_path / "none.db")
     with pytest.raises(StoreError, match=r"none\.db: unable to open database file"):
