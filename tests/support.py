@@ -3,10 +3,13 @@
 import contextlib
 import os
 import resource
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 
+T = TypeVar("T")
 IS_STRICT = os.environ.get("TIDEGAUGE_TESTS_STRICT") == "1"
 """Set in CI: what a test needs and does not find is then a failure, not a skip."""
 
@@ -18,6 +21,22 @@ def need(is_there: object, reason: str) -> None:
     if IS_STRICT:
         pytest.fail(f"needed in CI and missing: {reason}")
     pytest.skip(reason)
+
+
+def eventually(what: Callable[[], T], timeout_s: float = 60.0, why: str = "", not_yet: tuple[type[Exception], ...] = ()) -> T:
+    """The first true result; a failure with `why` and the last result after the timeout. Errors of `not_yet` are no result."""
+    end_s, pause_s = time.monotonic() + timeout_s, 0.001
+    while True:
+        error: Exception | None = None
+        try:
+            if result := what():
+                return result
+        except not_yet as exc:
+            error = exc
+        last = repr(result) if error is None else f"{type(error).__name__}: {error}"
+        assert time.monotonic() < end_s, f"{why or 'it did not come about'} within {timeout_s:g} s; last: {last}"
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.02)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import httpx2
 import psutil
 import pytest
 from tests.api.access import TOKEN, Listener, listening, secret
+from tests.support import eventually
 
 from tidegauge.pipeline.config import HttpConfig
 from tidegauge.pipeline.sql_query import QueryError, QueryTarget, Why
@@ -65,13 +65,6 @@ def workers() -> list[int]:
             if MODULE in child.cmdline():
                 found.append(child.pid)
     return found
-
-
-def wait_for(check: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_rows_are_answered_as_json_and_as_csv(serve: Callable[..., Listener]) -> None:
@@ -159,7 +152,7 @@ def test_its_time_is_bounded(serve: Callable[..., Listener]) -> None:
 def test_few_are_answered_at_once_and_a_client_that_leaves_ends_its_question(serve: Callable[..., Listener]) -> None:
     listener = serve(query_timeout_s=600.0, request_timeout_s=600.0)
     asyncio.run(asyncio.wait_for(_crowd(listener), 120))
-    wait_for(lambda: not workers())
+    eventually(lambda: not workers())
     assert post(listener, {"sql": "SELECT 1"}).status_code == 200
 
 
@@ -189,7 +182,7 @@ def test_a_request_that_takes_too_long_takes_its_process_along(serve: Callable[.
     monkeypatch.setattr(query, "min", lambda *_: 600.0, raising=False)
     listener = serve(query_timeout_s=600.0, request_timeout_s=1.0)
     assert post(listener, {"sql": FOR_EVER}).status_code == 503
-    wait_for(lambda: not workers())
+    eventually(lambda: not workers())
     assert listener.guard.refused["timeout"] == 1
 
 

@@ -4,11 +4,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from tests.support import need
+from tests.support import eventually, need
 
 from tidegauge.collectors.cgroup_paths import find_mounts
 
@@ -70,13 +69,6 @@ def ask(process: subprocess.Popen[str], statement: str) -> None:
     process.stdin.write(statement + "\n")
     process.stdin.flush()
     assert process.stdout.readline() == "done\n", statement
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def _is_removed(folder: Path) -> bool:

@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 from tests.collectors.host import HOST, _container
-from tests.support import descriptors_beyond_1023
+from tests.support import descriptors_beyond_1023, eventually
 
 from tidegauge.collectors._disk_walker import Failed, Found, Measured, Walker
 from tidegauge.collectors._layers import Layer, Layers, Mount
@@ -22,13 +21,6 @@ from tidegauge.pipeline.records import TableRows
 ID = "c0" * 32
 MOUNTS = (Mount(b"8:1", "/", "/", "ext4", "/dev/sda1", b"rw"), Mount(b"8:2", "/", "/logs", "xfs", "/dev/sdb1", b"rw"))
 WAIT_S = 60.0
-
-
-def eventually(what: Callable[[], object]) -> None:
-    end_s = time.monotonic() + WAIT_S
-    while not what():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 # The child.

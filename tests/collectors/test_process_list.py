@@ -16,7 +16,7 @@ import psutil
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.support import need
+from tests.support import eventually, need
 
 from tidegauge.collectors import process_list
 from tidegauge.collectors.process_list import (
@@ -232,13 +232,6 @@ def hierarchy_roots() -> list[Path]:
     return sorted(found)
 
 
-def eventually(what: Callable[[], object], why: str) -> None:
-    end = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < end, why
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def cgroup() -> Iterator[str]:
     """A real container with a subcontainer `inner`."""
@@ -249,7 +242,7 @@ def cgroup() -> Iterator[str]:
         where.mkdir()
     yield path
     for where in reversed(made):
-        eventually(lambda where=where: not _remove(where), f"{where} stays")  # type: ignore[misc]
+        eventually(lambda where=where: not _remove(where), why=f"{where} stays")  # type: ignore[misc]
 
 
 def _remove(where: Path) -> bool:
@@ -272,7 +265,7 @@ def start() -> Iterator[Callable[..., psutil.Process]]:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         seen = psutil.Process(process.pid)
-        eventually(lambda: seen.status() == psutil.STATUS_SLEEPING, "it does not sleep")
+        eventually(lambda: seen.status() == psutil.STATUS_SLEEPING, why="it does not sleep")
         return seen
 
     yield start
@@ -366,7 +359,7 @@ def test_a_zombie_and_the_end(cgroup: str, start: Callable[..., psutil.Process])
     made = ProcessLists(*HOST)
     process = start(cgroup)
     process.kill()
-    eventually(lambda: process.status() == psutil.STATUS_ZOMBIE, "it lives")
+    eventually(lambda: process.status() == psutil.STATUS_ZOMBIE, why="it lives")
     zombies = made.of("/").processes
     (zombie,) = [p for p in zombies if p.pid == process.pid]
     assert (zombie.status[0], zombie.command_line, zombie.descriptors, zombie.rss_bytes) == ("Z", None, None, 0)

@@ -1,10 +1,11 @@
 """A sampler of the real cgroups in a thread of this process, with its records at hand."""
 
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+from tests.support import eventually
 
 from tidegauge.pipeline import collecting
 from tidegauge.pipeline import config as configuration
@@ -14,15 +15,6 @@ from tidegauge.pipeline.sampler import Sampler
 from tidegauge.pipeline.sampling import Collected
 
 T = TypeVar("T")
-
-
-def eventually(what: Callable[[], T], timeout_s: float = 20.0, why: str = "") -> T:
-    """The first true result; a failure with the last one after the timeout."""
-    end_s = time.monotonic() + timeout_s
-    while not (result := what()):
-        assert time.monotonic() < end_s, f"{why or 'it did not come about'} within {timeout_s:g} s; last: {result!r}"
-        time.sleep(0.02)
-    return result
 
 
 class Watching:

@@ -14,22 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests import support
+
 T = TypeVar("T")
 
 
-def eventually(what: Callable[[], T], timeout_s: float = 30.0, why: str = "") -> T:
-    """The first true result; a failure with `why` and the last result after the timeout."""
-    end = time.monotonic() + timeout_s
-    while True:
-        try:
-            result, error = what(), None
-        except (OSError, KeyError, sqlite3.OperationalError, http.client.HTTPException) as exc:
-            result, error = None, exc
-        if result:
-            return result  # type: ignore[return-value]
-        if time.monotonic() > end:
-            raise AssertionError(f"{why or 'it did not come about'} within {timeout_s:g} s; last: {error or result!r}")
-        time.sleep(0.05)
+def eventually(what: Callable[[], T], timeout_s: float = 60.0, why: str = "") -> T:
+    """As of `support`, of a program that may not answer yet."""
+    return support.eventually(what, timeout_s, why, (OSError, KeyError, sqlite3.OperationalError, http.client.HTTPException))
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from tests.pipeline.test_remote_roster import METRICS, TABLES, Log, T, answer, roster, seconds, told
+from tests.support import eventually
 
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.errors import CollectError
@@ -203,13 +203,6 @@ class Start:
         assert self.journal.stop(60)
         self.writer.close()
 
-    def wait_for(self, what: Any) -> None:
-        for _ in range(6000):
-            if what():
-                return
-            threading.Event().wait(0.01)
-        pytest.fail("it did not come about within 60 s")
-
     def are_asked(self, times: int) -> bool:
         return all(len(h.asked) > times for h in self.hosts)
 
@@ -226,7 +219,7 @@ def test_starts_go_on_and_what_is_not_configured_any_more_ends(tmp_path: Path) -
     one = answer(told("/", seconds(0, 5)), told("/a", seconds(0, 5)))
     two = answer(told("/", seconds(0, 5)), machine="m2", boot="b2")
     with Start(tmp_path, ("one", FakeHost(one)), ("two", FakeHost(two))) as start:
-        start.wait_for(lambda: start.are_asked(1))
+        eventually(lambda: start.are_asked(1))
         counters = start.remotes.counters()
         assert counters["remote_samples"] == {"one": 12, "two": 6}
         assert counters["remote_reachable"] == {"one": True, "two": True}
@@ -243,7 +236,7 @@ def test_starts_go_on_and_what_is_not_configured_any_more_ends(tmp_path: Path) -
     with Start(tmp_path, ("one", FakeHost(one))) as start:
         found = last_readings(tmp_path, start.known, start.found.first_row, start.found.last_time_ms)
         assert found == {c.number: T + 5000 for c in before}
-        start.wait_for(lambda: start.are_asked(1))
+        eventually(lambda: start.are_asked(1))
         assert start.hosts[0].asked[0] == T + 5000 - 3000
         assert start.remotes.counters()["remote_samples"] == {"one": 0}  # all of it is in the log
     assert {c.number for c in live(tmp_path)} == numbers

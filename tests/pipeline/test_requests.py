@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support import eventually
 
 from tidegauge.pipeline import requests
 from tidegauge.pipeline.errors import Reason, RequestError
@@ -18,13 +19,6 @@ from tidegauge.pipeline.requests import Asker, Responder, parts_of
 
 LONG_S = 60.0
 """Longer than any machine takes: these waits end as soon as there is an answer."""
-
-
-def eventually(what: Callable[[], object], why: str) -> None:
-    end = time.monotonic() + LONG_S
-    while not what():
-        assert time.monotonic() < end, why
-        time.sleep(0.005)
 
 
 class Side:
@@ -86,7 +80,7 @@ class Link:
 
     def close(self) -> None:
         self.hanging.set()
-        eventually(lambda: not self.responder._running.total(), "a handler did not end")
+        eventually(lambda: not self.responder._running.total(), why="a handler did not end")
         self.sampler.end()
         self.server.end()
         for end in self.ends:
@@ -98,7 +92,7 @@ def link() -> Iterator[Link]:
     made = Link()
     yield made
     made.close()
-    eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("request-")], "threads are left")
+    eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("request-")], why="threads are left")
 
 
 def refused(link: Link, kind: str, arguments: Mapping[str, Any], timeout_s: float = LONG_S) -> RequestError:
@@ -133,7 +127,7 @@ def test_an_answer_comes_back_to_each_of_many_threads(link: Link) -> None:
         thread.join()
     assert wrong == []
     assert link.asker.counters()["answered"] == 120
-    eventually(lambda: link.responder.counters()["answered"] == 120, "the responder counts what it sent")
+    eventually(lambda: link.responder.counters()["answered"] == 120, why="the responder counts what it sent")
     assert link.asker.waiting == 0
 
 
@@ -145,8 +139,8 @@ def test_an_answer_of_many_parts_leaves_room_for_other_messages(link: Link) -> N
     link.server.stop()  # nobody reads for now: the answer fills what it may of the buffer
     thread = threading.Thread(target=lambda: result.append(link.asker.ask("big", {}, LONG_S)))
     thread.start()
-    eventually(lambda: link.asker.waiting, "nothing was asked")
-    eventually(lambda: link.responder._running.total(), "the sampler did not hear of it")
+    eventually(lambda: link.asker.waiting, why="nothing was asked")
+    eventually(lambda: link.responder._running.total(), why="the sampler did not hear of it")
     time.sleep(0.05)
     assert link.sampler.channel.send(LogMoved(1, 2, 3))
     assert link.sampler.channel.send(LogMoved(4, 5, 6))
@@ -187,7 +181,7 @@ def test_a_handlers_failure_is_told_in_words(link: Link) -> None:
 def test_a_handler_that_hangs_costs_its_place_and_no_more(link: Link) -> None:
     def occupy(kind: str, already: int) -> None:
         link.server.channel.send(Request(already, kind, {}, time.monotonic_ns() + int(2 * LONG_S * 1e9)))
-        eventually(lambda: link.responder._running.total() == already + 1, "the request was not taken")
+        eventually(lambda: link.responder._running.total() == already + 1, why="the request was not taken")
 
     link.responder.add("hang", link.hang)
     link.responder.add("hang as well", link.hang)
@@ -196,13 +190,13 @@ def test_a_handler_that_hangs_costs_its_place_and_no_more(link: Link) -> None:
     error = refused(link, "hang", {})
     assert (error.reason, str(error)) == (Reason.BUSY, "the sampler is busy with other requests (kind 'hang')")
     assert link.asker.ask("echo", {}, LONG_S) == {}
-    eventually(lambda: link.responder._running.total() == 2, "the answered one keeps its place")
+    eventually(lambda: link.responder._running.total() == 2, why="the answered one keeps its place")
     occupy("hang as well", 2)
     occupy("hang as well", 3)
     assert refused(link, "echo", {}).reason is Reason.BUSY
     link.hanging.set()
-    eventually(lambda: link.asker.counters().get("late") == 4, "what nobody waits for came back")
-    eventually(lambda: link.responder._running.total() == 0, "the places are free again")
+    eventually(lambda: link.asker.counters().get("late") == 4, why="what nobody waits for came back")
+    eventually(lambda: link.responder._running.total() == 0, why="the places are free again")
     assert link.asker.ask("echo", {}, LONG_S) == {}
 
 
@@ -215,13 +209,13 @@ def test_who_asks_waits_no_longer_than_said(link: Link) -> None:
     link.responder.add("long", too_long)
     error = refused(link, "long", {}, 0.05)
     assert (error.reason, str(error)) == (Reason.TIMED_OUT, "long: no whole answer within 0.05 s")
-    eventually(lambda: {"unsent", "expired"} & link.responder.counters().keys(), "it was sent all the same")
+    eventually(lambda: {"unsent", "expired"} & link.responder.counters().keys(), why="it was sent all the same")
     assert "late" not in link.asker.counters()
 
 
 def test_a_late_answer_is_dropped_and_counted(link: Link) -> None:
     link.server.channel.send(Request(77, "echo", {"x": 1}, time.monotonic_ns() + int(LONG_S * 1e9)))
-    eventually(lambda: link.asker.counters().get("late") == 1, "the answer to nobody did not come")
+    eventually(lambda: link.asker.counters().get("late") == 1, why="the answer to nobody did not come")
     assert link.asker.ask("echo", {"a": 2}, LONG_S) == {"a": 2}
 
 
@@ -234,7 +228,7 @@ def test_a_request_whose_time_has_passed_in_the_buffer_is_not_served(link: Link)
     link.silent_s = 0
     link.handlers["note"] = lambda arguments, deadline_ns: called.append(1)
     link.begin_sampler()
-    eventually(lambda: link.responder.counters().get("expired") == 2, "the old requests were not met")
+    eventually(lambda: link.responder.counters().get("expired") == 2, why="the old requests were not met")
     assert called == []
     assert link.asker.ask("note", {}, LONG_S) is None
     assert called == [1]
@@ -245,7 +239,7 @@ def test_a_sampler_started_again_answers_what_waits(link: Link) -> None:
     result: list[Any] = []
     thread = threading.Thread(target=lambda: result.append(link.asker.ask("echo", {"w": 1}, LONG_S)))
     thread.start()
-    eventually(lambda: link.asker.waiting, "nothing was asked")
+    eventually(lambda: link.asker.waiting, why="nothing was asked")
     link.begin_sampler()
     thread.join()
     assert result == [{"w": 1}]
@@ -274,7 +268,7 @@ def test_a_server_started_again_takes_no_answer_to_the_one_before(link: Link) ->
     result: list[Any] = []
     thread = threading.Thread(target=lambda: result.append(before.ask("hang", {}, 2 * LONG_S)))
     thread.start()
-    eventually(lambda: link.responder._running.total(), "the sampler did not hear of it")
+    eventually(lambda: link.responder._running.total(), why="the sampler did not hear of it")
     link.server.end()
     link.begin_server()
     asked_since: list[Any] = []
@@ -282,9 +276,9 @@ def test_a_server_started_again_takes_no_answer_to_the_one_before(link: Link) ->
     link.responder.add("wait", lambda arguments, deadline_ns: go_on.wait(LONG_S))
     since = threading.Thread(target=lambda: asked_since.append(link.asker.ask("wait", {}, 2 * LONG_S)))
     since.start()
-    eventually(lambda: link.responder._running["wait"], "the sampler did not hear of that either")
+    eventually(lambda: link.responder._running["wait"], why="the sampler did not hear of that either")
     link.hanging.set()
-    eventually(lambda: link.asker.counters().get("late") or asked_since, "the answer went astray")
+    eventually(lambda: link.asker.counters().get("late") or asked_since, why="the answer went astray")
     go_on.set()
     since.join()
     assert asked_since == [True]
@@ -326,7 +320,7 @@ def test_a_silent_sampler_is_not_asked(link: Link) -> None:
     assert errors[0] is Reason.TIMED_OUT
     assert errors[-1] is Reason.NOT_RUNNING, "the buffer is full"
     link.begin_sampler()
-    eventually(lambda: link.responder.counters().get("expired"), "the buffer was not emptied")
+    eventually(lambda: link.responder.counters().get("expired"), why="the buffer was not emptied")
     assert link.asker.ask("echo", {}, LONG_S) == {}
 
 

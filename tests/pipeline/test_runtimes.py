@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.collectors.runtimes.engine_server import EngineServer
+from tests.support import eventually
 
 from tidegauge.collectors.runtimes.containerd import ContainerdConfig, ContainerdRuntime
 from tidegauge.collectors.runtimes.docker import DockerConfig, DockerRuntime
@@ -92,13 +93,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made.close()
 
 
-def wait(what: Callable[[], object], timeout_s: float = 30.0) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < end_s, "it did not come about"
-        time.sleep(0.005)
-
-
 def test_a_name_comes_when_the_engine_answers(bench: Bench) -> None:
     web = _docker(1)
     bench.server.start()
@@ -106,7 +100,7 @@ def test_a_name_comes_when_the_engine_answers(bench: Bench) -> None:
         _id(1), "web", RestartCount=2, HostConfig={"NetworkMode": "host"}, Config={"Image": "i", "Labels": COMPOSE}
     )
     bench.binder.appeared(web)
-    wait(lambda: bench.bound)
+    eventually(lambda: bench.bound)
     assert bench.bound[0] == (
         web.instance,
         {
@@ -137,7 +131,7 @@ def test_every_field_that_is_bound_is_a_field_of_the_record(bench: Bench) -> Non
     bench.server.start()
     bench.server.has(_id(1), "web")
     bench.binder.appeared(_docker(1))
-    wait(lambda: bench.bound)
+    eventually(lambda: bench.bound)
     record = msgspec.structs.replace(_docker(1), **bench.bound[0][1])
     assert (record.name, record.namespace) == ("web", "docker")
 
@@ -156,7 +150,7 @@ def test_the_sampling_thread_waits_for_nobody(bench: Bench) -> None:
         bench.binder.forget(_docker(1).instance)
         done.set()
 
-    wait(lambda: bench.binder.appeared(_docker(99)) or bench.server.targets)
+    eventually(lambda: bench.binder.appeared(_docker(99)) or bench.server.targets)
     threading.Thread(target=calls).start()
     assert done.wait(2)
     assert not bench.bound
@@ -167,12 +161,12 @@ def test_an_engine_that_starts_after_us(bench: Bench) -> None:
     for n, record in enumerate(records, 1):
         bench.server.has(_id(n), f"c{n}")
         bench.binder.appeared(record)
-    wait(lambda: bench.binder.counters()["runtime_asks"]["docker"] > 2)
+    eventually(lambda: bench.binder.counters()["runtime_asks"]["docker"] > 2)
     assert not bench.bound
     assert bench.binder.counters()["runtime_errors"]["docker"] == 0
     assert bench.binder.counters()["containers_unnamed"] == 5
     bench.server.start()
-    wait(lambda: {bench.of(r) for r in records} == {"c1", "c2", "c3", "c4", "c5"})
+    eventually(lambda: {bench.of(r) for r in records} == {"c1", "c2", "c3", "c4", "c5"})
     assert bench.binder.counters()["containers_unnamed"] == 0
 
 
@@ -183,9 +177,9 @@ def test_an_engine_that_hangs_and_recovers(tmp_path: Path) -> None:
         bench.server.start()
         bench.server.has(_id(1), "web")
         bench.binder.appeared(_docker(1))
-        wait(lambda: bench.binder.counters()["runtime_errors"]["docker"] > 2)
+        eventually(lambda: bench.binder.counters()["runtime_errors"]["docker"] > 2)
         bench.server.hangs = False
-        wait(lambda: bench.of(_docker(1)) == "web")
+        eventually(lambda: bench.of(_docker(1)) == "web")
     finally:
         bench.close()
 
@@ -195,38 +189,38 @@ def test_an_engine_that_talks_nonsense_is_logged_once(bench: Bench, caplog: pyte
     bench.server.start()
     bench.server.has(_id(1), "web")
     bench.binder.appeared(_docker(1))
-    wait(lambda: bench.binder.counters()["runtime_errors"]["docker"] > 5)
+    eventually(lambda: bench.binder.counters()["runtime_errors"]["docker"] > 5)
     assert [r.levelname for r in caplog.records if "docker" in r.message] == ["WARNING"]
     bench.server.says = None
-    wait(lambda: bench.of(_docker(1)) == "web")
+    eventually(lambda: bench.of(_docker(1)) == "web")
 
 
 def test_one_that_the_engine_does_not_know_yet(bench: Bench) -> None:
     bench.server.start()
     bench.binder.appeared(_docker(1))
-    wait(lambda: sum("containers" in t for t in bench.server.targets) > 3)
+    eventually(lambda: sum("containers" in t for t in bench.server.targets) > 3)
     bench.server.has(_id(1), "late")
-    wait(lambda: bench.of(_docker(1)) == "late")
+    eventually(lambda: bench.of(_docker(1)) == "late")
 
 
 def test_one_that_does_not_run_yet_is_asked_again(bench: Bench) -> None:
     bench.server.start()
     bench.server.has(_id(1), "web", State={"Running": False, "StartedAt": "0001-01-01T00:00:00Z"})
     bench.binder.appeared(_docker(1))
-    wait(lambda: bench.bound)
+    eventually(lambda: bench.bound)
     assert (bench.of(_docker(1)), bench.of(_docker(1), "started_ms")) == ("web", None)
     bench.server.has(_id(1), "web")
-    wait(lambda: bench.of(_docker(1), "started_ms"))
+    eventually(lambda: bench.of(_docker(1), "started_ms"))
 
 
 def test_rename_and_health_come_by_events(bench: Bench) -> None:
     bench.server.start()
     bench.server.has(_id(1), "web")
     bench.binder.appeared(_docker(1))
-    wait(lambda: bench.of(_docker(1)) == "web" and bench.is_connected())
+    eventually(lambda: bench.of(_docker(1)) == "web" and bench.is_connected())
     bench.server.has(_id(1), "shop", State={"Health": {"Status": "unhealthy"}})
     bench.server.tell("rename", _id(1))
-    wait(lambda: bench.of(_docker(1)) == "shop")
+    eventually(lambda: bench.of(_docker(1)) == "shop")
     assert bench.of(_docker(1), "health") == "unhealthy"
 
 
@@ -237,11 +231,11 @@ def test_an_event_that_a_container_has_changed_is_passed_on(bench: Bench) -> Non
     for n in (1, 2):
         bench.server.has(_id(n), f"c{n}")
         bench.binder.appeared(_docker(n))
-    wait(bench.is_connected)
-    wait(lambda: bench.of(_docker(1)) and bench.of(_docker(2)))
+    eventually(bench.is_connected)
+    eventually(lambda: bench.of(_docker(1)) and bench.of(_docker(2)))
     assert not changed
     bench.server.tell("update", _id(2))
-    wait(lambda: changed)
+    eventually(lambda: changed)
     assert changed == [_docker(2).instance]
 
 
@@ -249,15 +243,15 @@ def test_nothing_new_makes_no_record(bench: Bench) -> None:
     bench.server.start()
     bench.server.has(_id(1), "web")
     bench.binder.appeared(_docker(1))
-    wait(bench.is_connected)
-    wait(lambda: bench.bound)
+    eventually(bench.is_connected)
+    eventually(lambda: bench.bound)
     asked = len(bench.server.targets)
     for _ in range(3):
         bench.server.tell("update", _id(1))
-    wait(lambda: len(bench.server.targets) > asked)
+    eventually(lambda: len(bench.server.targets) > asked)
     bench.server.has(_id(1), "shop")
     bench.server.tell("update", _id(1))
-    wait(lambda: bench.of(_docker(1)) == "shop")
+    eventually(lambda: bench.of(_docker(1)) == "shop")
     assert [fields["name"] for _, fields in bench.bound] == ["web", "shop"]
 
 
@@ -265,12 +259,12 @@ def test_what_changed_while_the_engine_was_away(bench: Bench) -> None:
     bench.server.start()
     bench.server.has(_id(1), "web")
     bench.binder.appeared(_docker(1))
-    wait(lambda: bench.of(_docker(1)) == "web" and bench.is_connected())
+    eventually(lambda: bench.of(_docker(1)) == "web" and bench.is_connected())
     bench.server.stop()
     bench.server.has(_id(1), "shop")
-    wait(lambda: not bench.binder.counters()["runtime_connected"]["docker"])
+    eventually(lambda: not bench.binder.counters()["runtime_connected"]["docker"])
     bench.server.start()
-    wait(lambda: bench.of(_docker(1)) == "shop")
+    eventually(lambda: bench.of(_docker(1)) == "shop")
 
 
 def test_a_survey_finds_what_no_event_told(bench: Bench) -> None:
@@ -278,17 +272,17 @@ def test_a_survey_finds_what_no_event_told(bench: Bench) -> None:
     for n in (1, 2):
         bench.server.has(_id(n), f"c{n}")
         bench.binder.appeared(_docker(n))
-    wait(lambda: bench.of(_docker(1)) and bench.of(_docker(2)) and bench.is_connected())
+    eventually(lambda: bench.of(_docker(1)) and bench.of(_docker(2)) and bench.is_connected())
     bench.server.has(_id(2), "told")
     bench.server.tell("rename", _id(2))
-    wait(lambda: bench.of(_docker(2)) == "told")  # what was to be asked for before that, has been
+    eventually(lambda: bench.of(_docker(2)) == "told")  # what was to be asked for before that, has been
     bench.binder.resync()
     bench.server.targets.clear()
     bench.binder.resync()
     assert bench.server.targets == ["/containers/json"]
     bench.server.has(_id(2), "shop")
     bench.binder.resync()
-    wait(lambda: bench.of(_docker(2)) == "shop")
+    eventually(lambda: bench.of(_docker(2)) == "shop")
     assert f"/containers/{_id(1)}/json" not in bench.server.targets
 
 
@@ -311,8 +305,8 @@ def _is_up(bench: Bench, *numbers: int) -> None:
     for n in numbers:
         bench.server.has(_id(n), f"c{n}")
         bench.binder.appeared(_docker(n))
-    wait(lambda: all(bench.of(_docker(n)) for n in numbers) and bench.is_connected())
-    wait(bench.is_idle)
+    eventually(lambda: all(bench.of(_docker(n)) for n in numbers) and bench.is_connected())
+    eventually(bench.is_idle)
 
 
 def test_an_exit_code_that_comes_before_the_end(bench: Bench) -> None:
@@ -320,7 +314,7 @@ def test_an_exit_code_that_comes_before_the_end(bench: Bench) -> None:
     bench.server.tell("die", _id(1), exitCode="3")
     bench.server.tell("rename", _id(2))
     bench.server.has(_id(2), "later")
-    wait(lambda: bench.of(_docker(2)) == "later")
+    eventually(lambda: bench.of(_docker(2)) == "later")
     assert bench.binder.gone(_docker(1)) == Parting(3)
     assert bench.departed == []
 
@@ -330,7 +324,7 @@ def test_an_exit_code_is_void_once_the_same_cgroup_has_another_run(bench: Bench)
     bench.server.tell("die", _id(1), exitCode="3")
     bench.server.has(_id(1), "again", State={"StartedAt": "2026-11-23T12:00:00Z"})
     bench.server.tell("start", _id(1))
-    wait(lambda: bench.of(_docker(1)) == "again")
+    eventually(lambda: bench.of(_docker(1)) == "again")
     assert bench.binder.gone(_docker(1)).exit_code is None
 
 
@@ -338,7 +332,7 @@ def test_an_exit_code_that_comes_after_the_end(bench: Bench) -> None:
     _is_up(bench, 1)
     assert bench.binder.gone(_docker(1)) == Parting(None, 2.0)
     bench.server.tell("die", _id(1), exitCode="137")
-    wait(lambda: bench.departed)
+    eventually(lambda: bench.departed)
     assert bench.departed == [(_docker(1).instance, 137)]
 
 
@@ -346,7 +340,7 @@ def test_an_exit_code_that_no_event_tells_is_asked_for(bench: Bench) -> None:
     _is_up(bench, 1)
     bench.server.has(_id(1), "c1", State={"Running": False, "ExitCode": 9})
     assert bench.binder.gone(_docker(1)).wait_s
-    wait(lambda: bench.departed)
+    eventually(lambda: bench.departed)
     assert bench.departed == [(_docker(1).instance, 9)]
 
 
@@ -356,16 +350,16 @@ def test_the_exit_code_of_one_that_runs_again_is_not_the_new_one_s(bench: Bench)
     assert bench.binder.gone(old).wait_s
     bench.binder.appeared(new)
     bench.server.has(_id(1), "c1", RestartCount=1, State={"StartedAt": "2026-11-23T12:00:00Z"})
-    wait(lambda: bench.of(new, "restart_count") == 1)
+    eventually(lambda: bench.of(new, "restart_count") == 1)
     asked = len(bench.server.targets)
-    wait(lambda: len(bench.server.targets) > asked + 2)  # for the exit code of the old one
+    eventually(lambda: len(bench.server.targets) > asked + 2)  # for the exit code of the old one
     assert bench.of(old, "restart_count") == 0
     bench.server.tell("die", _id(1), exitCode="4")
-    wait(lambda: bench.departed)
+    eventually(lambda: bench.departed)
     assert bench.departed == [(old.instance, 4)]
     bench.binder.forget(old.instance)
     bench.server.tell("die", _id(1), exitCode="5")
-    wait(lambda: bench.binder.gone(new) == Parting(5))
+    eventually(lambda: bench.binder.gone(new) == Parting(5))
 
 
 @pytest.mark.parametrize("is_told_first", [True, False])
@@ -375,17 +369,17 @@ def test_an_exit_code_that_is_told_before_the_name_waits_for_the_name(bench: Ben
     brief = _docker(1)
     bench.server.hangs = True
     bench.binder.appeared(brief)
-    wait(lambda: len(bench.server.targets) > 2)
+    eventually(lambda: len(bench.server.targets) > 2)
     if not is_told_first:
         assert bench.binder.gone(brief) == Parting(None, 2.0)
     bench.server.tell("die", _id(1), exitCode="3")
     if is_told_first:
-        wait(lambda: bench.binder.gone(brief).exit_code == 3)
+        eventually(lambda: bench.binder.gone(brief).exit_code == 3)
         assert bench.binder.gone(brief) == Parting(3, 2.0)
     assert bench.departed == []
     bench.server.has(_id(1), "brief", State={"Running": False, "ExitCode": 3})
     bench.server.hangs = False
-    wait(lambda: bench.departed)
+    eventually(lambda: bench.departed)
     assert bench.of(brief) == "brief"
     assert bench.departed == [(brief.instance, 3)]
 
@@ -395,11 +389,11 @@ def test_an_exit_code_does_not_wait_for_a_name_that_nobody_knows(bench: Bench) -
     brief = _docker(1)
     bench.server.hangs = True
     bench.binder.appeared(brief)
-    wait(lambda: len(bench.server.targets) > 2)
+    eventually(lambda: len(bench.server.targets) > 2)
     assert bench.binder.gone(brief) == Parting(None, 2.0)
     bench.server.tell("die", _id(1), exitCode="3")
     bench.server.hangs = False
-    wait(lambda: bench.departed)
+    eventually(lambda: bench.departed)
     assert bench.departed == [(brief.instance, 3)]
 
 
@@ -408,7 +402,7 @@ def test_one_that_was_too_short_for_its_name_gets_it_at_its_end(bench: Bench) ->
     bench.server.has(_id(1), "brief", State={"Running": False, "ExitCode": 0})
     bench.binder.appeared(_docker(1))
     bench.binder.gone(_docker(1))
-    wait(lambda: bench.departed)
+    eventually(lambda: bench.departed)
     assert bench.of(_docker(1)) == "brief"
     assert bench.departed == [(_docker(1).instance, 0)]
 
@@ -419,7 +413,7 @@ def test_one_too_short_for_its_name_does_not_get_the_start_of_its_next_run(bench
     bench.binder.appeared(old)
     bench.binder.gone(old)
     bench.server.has(_id(1), "brief", RestartCount=1)
-    wait(lambda: bench.of(old) == "brief")
+    eventually(lambda: bench.of(old) == "brief")
     assert (bench.of(old, "image"), bench.of(old, "started_ms"), bench.of(old, "restart_count")) == ("busybox:1", None, None)
 
 
@@ -427,33 +421,33 @@ def test_an_exit_code_is_asked_for_until_it_is_there(bench: Bench) -> None:
     _is_up(bench, 1)
     asked = len(bench.server.targets)
     assert bench.binder.gone(_docker(1)).wait_s
-    wait(lambda: len(bench.server.targets) > asked + 2)
+    eventually(lambda: len(bench.server.targets) > asked + 2)
     assert bench.departed == []
     bench.server.has(_id(1), "c1", State={"Running": False, "ExitCode": 9})
-    wait(lambda: bench.departed)
+    eventually(lambda: bench.departed)
 
 
 def test_a_cgroup_inside_a_container_has_no_exit_code(bench: Bench) -> None:
     _is_up(bench, 1)
     part = _record(f"/docker/{_id(1)}/init")
     bench.binder.appeared(part)
-    wait(lambda: bench.of(part))
+    eventually(lambda: bench.of(part))
     assert bench.binder.gone(part) == Parting()
     bench.server.tell("die", _id(1), exitCode="3")
-    wait(lambda: bench.binder.gone(_docker(1)) == Parting(3))
+    eventually(lambda: bench.binder.gone(_docker(1)) == Parting(3))
 
 
 def test_nobody_waits_for_a_runtime_that_does_not_know_the_container(bench: Bench) -> None:
     _is_up(bench, 2)
     bench.binder.appeared(_docker(1))
-    wait(lambda: bench.binder.counters()["runtime_asks"]["docker"] > 3)
+    eventually(lambda: bench.binder.counters()["runtime_asks"]["docker"] > 3)
     assert bench.binder.gone(_docker(1)) == Parting()
 
 
 def test_nobody_waits_where_nobody_could_tell(bench: Bench, tmp_path: Path) -> None:
     bench.binder.appeared(_docker(1))
-    wait(lambda: bench.binder.counters()["runtime_asks"]["docker"])
-    wait(lambda: bench.binder.gone(_docker(1)) == Parting())  # the engine is not there
+    eventually(lambda: bench.binder.counters()["runtime_asks"]["docker"])
+    eventually(lambda: bench.binder.gone(_docker(1)) == Parting())  # the engine is not there
     assert bench.binder.gone(_record("/system.slice/ssh.service")) == Parting()
     assert bench.binder.gone(_record("/never/seen/before")) == Parting()
 
@@ -461,13 +455,13 @@ def test_nobody_waits_where_nobody_could_tell(bench: Bench, tmp_path: Path) -> N
 def test_a_forgotten_one_is_asked_for_no_more(bench: Bench) -> None:
     bench.server.start()
     bench.binder.appeared(_docker(1))
-    wait(lambda: len(bench.server.targets) > 3)
+    eventually(lambda: len(bench.server.targets) > 3)
     bench.binder.forget(_docker(1).instance)
     bench.binder.forget(_docker(1).instance)
     bench.server.has(_id(1), "web")
     bench.server.has(_id(2), "other")
     bench.binder.appeared(_docker(2))
-    wait(lambda: bench.of(_docker(2)))
+    eventually(lambda: bench.of(_docker(2)))
     assert bench.of(_docker(1)) is None
     assert bench.binder.counters()["containers_unnamed"] == 0
 
@@ -502,7 +496,7 @@ def test_a_cgroup_inside_a_container_is_no_second_container(bench: Bench) -> Non
     bench.server.has(_id(1), "dind", Config={"Image": "i", "Labels": COMPOSE})
     inner = _record(f"/docker/{_id(1)}/init")
     bench.binder.appeared(inner)
-    wait(lambda: bench.bound)
+    eventually(lambda: bench.bound)
     assert {k: v for k, v in bench.bound[0][1].items() if v is not None} == {
         "name": "dind/init",
         "runtime": "docker",
@@ -524,7 +518,7 @@ def test_a_pod_gets_its_name_from_its_containers(bench: Bench) -> None:
     bench.binder.appeared(pod)
     bench.binder.appeared(stranger)
     bench.binder.appeared(container)
-    wait(lambda: bench.of(pod))
+    eventually(lambda: bench.of(pod))
     assert (bench.of(pod), bench.of(pod, "pod_namespace"), bench.of(container, "pod")) == ("web-0", "shop", "web-0")
     assert bench.of(stranger) is None
     bench.bound.clear()
@@ -539,17 +533,17 @@ def test_a_bare_id_is_asked_of_everybody_and_the_one_who_knows_names_it(bench: B
     bench.server.has(_id(1), "web")
     record = _record(f"/my/parent/{_id(1)}")
     bench.binder.appeared(record)
-    wait(lambda: bench.of(record))
+    eventually(lambda: bench.of(record))
     assert bench.of(record, "runtime") == "docker"
 
 
 def test_what_only_might_be_a_container_is_not_asked_for_for_ever(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "run/containerd/io.containerd.runtime.v2.task").mkdir(parents=True)
     bench.binder.appeared(_record("/user/foo"))
-    wait(lambda: bench.binder.counters()["runtime_asks"]["containerd"] == 3)
+    eventually(lambda: bench.binder.counters()["runtime_asks"]["containerd"] == 3)
     sure = _record(f"/system.slice/nerdctl-{_id(1)}.scope")
     bench.binder.appeared(sure)
-    wait(lambda: bench.binder.counters()["runtime_asks"]["containerd"] >= 8)
+    eventually(lambda: bench.binder.counters()["runtime_asks"]["containerd"] >= 8)
     bench.binder.forget(sure.instance)
     asked = bench.binder.counters()["runtime_asks"]["containerd"]
     time.sleep(0.1)  # five times the longest back-off here
@@ -612,7 +606,7 @@ def test_metadata_without_bounds_are_cut_counted_and_told_once(bench: Bench, cap
     for n in (1, 2):
         bench.server.has(_id(n), f"c{n}", Config={"Labels": {"com.docker.compose.project": "x" * 3_000_000}})
         bench.binder.appeared(_docker(n))
-    wait(lambda: bench.of(_docker(1)) and bench.of(_docker(2)))
+    eventually(lambda: bench.of(_docker(1)) and bench.of(_docker(2)))
     assert all(_bytes(fields) < MAX_BYTES + 4096 for _, fields in bench.bound)
     assert bench.of(_docker(2), "labels") == {"com.docker.compose.project": "x" * 4096}
     assert bench.binder.counters()["metadata_cut"] == 2
@@ -623,7 +617,7 @@ def test_other_allow_lists_hold_for_what_is_known_already(bench: Bench) -> None:
     bench.server.start()
     bench.server.has(_id(1), "web", Config={"Image": "i", "Labels": COMPOSE, "Env": ["MODE=test", "TOKEN=x"]})
     bench.binder.appeared(_docker(1))
-    wait(lambda: bench.bound)
+    eventually(lambda: bench.bound)
     bench.binder.reload(MetadataConfig(labels=("sec*",), environment=("MODE",)))
     assert (bench.of(_docker(1), "labels"), bench.of(_docker(1), "environment")) == ({"secret": "x"}, {"MODE": "test"})
 
@@ -649,7 +643,7 @@ def test_a_runtime_that_raises_anything_holds_up_nobody_else(tmp_path: Path) -> 
     binder.start()
     try:
         binder.appeared(_docker(1))
-        wait(lambda: bound and binder.counters()["runtime_errors"]["broken"] > 1)
+        eventually(lambda: bound and binder.counters()["runtime_errors"]["broken"] > 1)
         assert bound[0]["name"] == "web"
     finally:
         binder.stop()
@@ -679,7 +673,7 @@ def test_a_runtime_that_says_nonsense_harms_neither_thread(caplog: pytest.LogCap
             assert binder.named(_record(path)).name == path[1:]
             binder.appeared(_record(path))
         binder.appeared(_record("/a"))
-        wait(lambda: bound == ["tame"])
+        eventually(lambda: bound == ["tame"])
         assert binder.counters()["runtime_errors"] == {"wild": 2 + 4}
         assert len([r for r in caplog.records if "cannot tell" in r.message]) == 1
     finally:
@@ -692,4 +686,4 @@ def test_the_threads_end_when_it_stops(bench: Bench) -> None:
     assert before
     bench.binder.stop()
     bench.binder.stop()
-    wait(lambda: not any(t.is_alive() for t in before))
+    eventually(lambda: not any(t.is_alive() for t in before))

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.pipeline.test_runtimes import wait
+from tests.support import eventually
 
 from tidegauge.pipeline.plugin import Metadata, RuntimeNews, RuntimeRef
 from tidegauge.pipeline.records import Container
@@ -33,7 +33,7 @@ class Hasty:
     def watch(self, tell: Callable[[RuntimeNews], None], is_stopping: Callable[[], bool]) -> None:
         self._was_asked.wait(30)
         tell(RuntimeNews("changed", "/a"))
-        wait(is_stopping, 60)
+        eventually(is_stopping, 60)
 
 
 def test_what_an_event_tells_of_may_come_later_than_the_event() -> None:
@@ -43,6 +43,6 @@ def test_what_an_event_tells_of_may_come_later_than_the_event() -> None:
     binder.start()
     try:
         binder.appeared(Container(1, "source", "i", 0, "boot", "/a", "host", 1, 1))
-        wait(lambda: bound == ["starting", "healthy"])
+        eventually(lambda: bound == ["starting", "healthy"])
     finally:
         binder.stop()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.collectors.runtimes.engine_server import EngineServer
-from tests.pipeline.test_runtimes import wait
+from tests.support import eventually
 
 from tidegauge.collectors.runtimes.docker import DockerConfig, DockerRuntime
 from tidegauge.collectors.runtimes.kubernetes import KubernetesConfig, KubernetesRuntime
@@ -106,7 +106,7 @@ def test_each_is_named_by_the_engine_of_his_own(bench: Bench) -> None:
             engine.has(_id(n), f"{name}-says-{n}")
     for user in (0, ALICE, BOB):
         bench.binder.appeared(_container(user, user))
-    wait(lambda: len(bench.bound) >= 3)
+    eventually(lambda: len(bench.bound) >= 3)
     assert [bench.of(_container(user, user)) for user in (0, ALICE, BOB)] == [
         "root-says-0",
         f"alice-says-{ALICE}",
@@ -121,14 +121,14 @@ def test_one_that_never_answers_holds_up_its_owner_s_names_alone(bench: Bench) -
     alice = bench.engine(ALICE)
     alice.hangs = True
     bench.binder.appeared(_container(9, ALICE))
-    wait(lambda: any("containers" in t for t in alice.targets) and any("events" in t for t in alice.targets))
+    eventually(lambda: any("containers" in t for t in alice.targets) and any("events" in t for t in alice.targets))
     for n in range(1, 6):
         root.has(_id(n), f"c{n}")
         bench.binder.appeared(_container(n))
     bob.has(_id(7), "bobs")
     bench.binder.appeared(_container(7, BOB))
-    wait(lambda: all(bench.of(_container(n)) == f"c{n}" for n in range(1, 6)) and bench.of(_container(7, BOB)) == "bobs")
-    wait(lambda: bench.count("runtime_connected"))
+    eventually(lambda: all(bench.of(_container(n)) == f"c{n}" for n in range(1, 6)) and bench.of(_container(7, BOB)) == "bobs")
+    eventually(lambda: bench.count("runtime_connected"))
     bench.binder.resync()  # waits for nobody's but root's
     assert bench.of(_container(9, ALICE)) is None
 
@@ -139,15 +139,15 @@ def test_one_that_fails_leaves_the_events_of_root_s_alone(bench: Bench) -> None:
     root.has(_id(1), "web")
     bench.binder.appeared(_container(9, ALICE))
     bench.binder.appeared(_container(1))
-    wait(lambda: bench.of(_container(1)) and bench.count("runtime_connected") and root.followers)
-    wait(lambda: bench.count("runtime_errors", f"docker/{ALICE}"))
+    eventually(lambda: bench.of(_container(1)) and bench.count("runtime_connected") and root.followers)
+    eventually(lambda: bench.count("runtime_errors", f"docker/{ALICE}"))
     root.has(_id(1), "shop")
     root.tell("rename", _id(1))
-    wait(lambda: bench.of(_container(1)) == "shop")
+    eventually(lambda: bench.of(_container(1)) == "shop")
     assert bench.count("runtime_errors") == 0
     root.tell("die", _id(1), exitCode="3")
     bench.binder.gone(_container(1))
-    wait(lambda: bench.departed.get(_container(1).instance) == 3)
+    eventually(lambda: bench.departed.get(_container(1).instance) == 3)
 
 
 def test_a_liar_is_not_believed_about_others(bench: Bench) -> None:
@@ -157,13 +157,13 @@ def test_a_liar_is_not_believed_about_others(bench: Bench) -> None:
         alice.has(_id(n), f"mine-{n}", NetworkSettings=_ADDRESSES)
     for record in (_container(1), _container(1, BOB), _container(9, ALICE)):
         bench.binder.appeared(record)
-    wait(lambda: bench.of(_container(9, ALICE)) == "mine-9" and alice.followers)
-    wait(lambda: bench.count("runtime_connected", f"docker/{ALICE}"))
+    eventually(lambda: bench.of(_container(9, ALICE)) == "mine-9" and alice.followers)
+    eventually(lambda: bench.count("runtime_connected", f"docker/{ALICE}"))
     for n in (1, 9):
         alice.tell("die", _id(n), exitCode="7")
     parting = bench.binder.gone(_container(9, ALICE))
-    wait(lambda: 7 in (parting.exit_code, bench.departed.get(_container(9, ALICE).instance)))
-    wait(lambda: bench.count("runtime_asks") >= 4)
+    eventually(lambda: 7 in (parting.exit_code, bench.departed.get(_container(9, ALICE).instance)))
+    eventually(lambda: bench.count("runtime_asks") >= 4)
     assert {instance for instance, _ in bench.bound} == {_container(9, ALICE).instance}
     assert bench.binder.metadata(_container(1).instance) is None
     assert bench.binder.gone(_container(1)) == Parting()
@@ -174,7 +174,7 @@ def test_a_user_gives_no_addresses(bench: Bench) -> None:
     for user in (0, ALICE):
         bench.engine(user).has(_id(user), "web", NetworkSettings=_ADDRESSES)
         bench.binder.appeared(_container(user, user))
-    wait(lambda: bench.of(_container(0)) and bench.of(_container(ALICE, ALICE)))
+    eventually(lambda: bench.of(_container(0)) and bench.of(_container(ALICE, ALICE)))
     said = {user: bench.binder.metadata(_container(user, user).instance) for user in (0, ALICE)}
     assert [m.addresses for m in said.values() if m is not None] == [("10.1.2.3",), ()]
 
@@ -185,11 +185,11 @@ def test_a_cgroup_with_the_id_of_another_s_container_takes_no_exit_code_away(ben
     alice.has(_id(1), "fake")
     for record in (_container(1), _container(1, ALICE)):
         bench.binder.appeared(record)
-    wait(lambda: bench.of(_container(1)) == "web" and bench.of(_container(1, ALICE)) == "fake")
-    wait(lambda: bench.count("runtime_connected") and root.followers)
+    eventually(lambda: bench.of(_container(1)) == "web" and bench.of(_container(1, ALICE)) == "fake")
+    eventually(lambda: bench.count("runtime_connected") and root.followers)
     root.tell("die", _id(1), exitCode="3")
     bench.binder.gone(_container(1))
-    wait(lambda: bench.departed.get(_container(1).instance) == 3)
+    eventually(lambda: bench.departed.get(_container(1).instance) == 3)
 
 
 def test_a_user_names_no_pod_but_of_his_own_slice(bench: Bench) -> None:
@@ -204,7 +204,7 @@ def test_a_user_names_no_pod_but_of_his_own_slice(bench: Bench) -> None:
     bench.binder.appeared(of_root)
     bench.binder.appeared(own)
     bench.binder.appeared(_container(9, ALICE))
-    wait(lambda: bench.of(_container(9, ALICE)) == "mine")
+    eventually(lambda: bench.of(_container(9, ALICE)) == "mine")
     assert (bench.of(own), bench.of(of_root)) == ("fake", None)
 
 
@@ -213,7 +213,7 @@ def test_root_s_engine_may_know_what_lies_in_a_user_s_slice(bench: Bench) -> Non
     root = bench.engine()
     root.has(_id(9), "mounted")
     bench.binder.appeared(_container(9, ALICE))
-    wait(lambda: bench.of(_container(9, ALICE)) == "mounted")
+    eventually(lambda: bench.of(_container(9, ALICE)) == "mounted")
 
 
 def test_users_are_bounded_and_make_room(
@@ -225,16 +225,16 @@ def test_users_are_bounded_and_make_room(
         bench.engine(user).has(_id(user), f"of-{user}")
     for user in users:
         bench.binder.appeared(_container(user, user))
-    wait(lambda: bench.of(_container(2000, 2000)) and bench.of(_container(2001, 2001)))
+    eventually(lambda: bench.of(_container(2000, 2000)) and bench.of(_container(2001, 2001)))
     assert len([r for r in caplog.records if "is not" in r.message]) == 1
     assert not any(bench.servers[user].targets for user in (2002, 2003, 2004))
     bench.engine().has(_id(1), "roots")
     bench.binder.appeared(_container(1))
-    wait(lambda: bench.of(_container(1)) == "roots")
+    eventually(lambda: bench.of(_container(1)) == "roots")
     old = [t for t in threading.enumerate() if t.name.endswith("docker/2000")]
     assert old
     bench.binder.forget(_container(2000, 2000).instance)
     bench.binder.appeared(_container(2004, 2004))
-    wait(lambda: bench.of(_container(2004, 2004)) == "of-2004")
-    wait(lambda: not any(t.is_alive() for t in old))
+    eventually(lambda: bench.of(_container(2004, 2004)) == "of-2004")
+    eventually(lambda: not any(t.is_alive() for t in old))
     assert set(bench.binder.counters()["runtime_asks"]) == {"docker", "docker/2001", "docker/2004"}

@@ -6,14 +6,14 @@ import sys
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.pipeline.sampler_rig import ORIGIN
-from tests.support import need
+from tests.support import eventually, need
 
 from tidegauge.collectors.cgroup_v1 import CgroupV1Collector
 from tidegauge.pipeline.catalogue import Catalogue
@@ -121,13 +121,7 @@ class Running:
 
     def until_idle(self, path: str) -> None:
         """Waits for a moment in an idle span, several looks after the last reading and some before the next."""
-        self.until(lambda: 3.5 * BASE_S < time.time() - self.samples(path)[-1].ts_ms / 1000 < 5 * BASE_S)
-
-    def until(self, condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            assert time.monotonic() < deadline, "it did not happen"
-            time.sleep(0.01)
+        eventually(lambda: 3.5 * BASE_S < time.time() - self.samples(path)[-1].ts_ms / 1000 < 5 * BASE_S)
 
 
 class Observer:
@@ -166,14 +160,14 @@ def test_a_burst_in_an_idle_container_has_its_true_rate_at_base_resolution(cgrou
     observer = Observer(cgroups.file("cpuacct", "/a", "cpuacct.usage"))
     try:
         with Running(cgroups) as running:
-            running.until(lambda: len(running.samples(path)) > 1)
+            eventually(lambda: len(running.samples(path)) > 1)
             idle_from = len(running.samples(path))
             running.until_idle(path)
             usage_before = running.column(path, "cpu_usage_ns")[-1][1]
             process.stdin.write(b"go\n")
             process.stdin.flush()
-            running.until(lambda: any(s.is_closing for s in running.samples(path)[idle_from:]))
-            running.until(lambda: running.column(path, "cpu_usage_ns")[-1][1] - usage_before > 0.3e9)
+            eventually(lambda: any(s.is_closing for s in running.samples(path)[idle_from:]))
+            eventually(lambda: running.column(path, "cpu_usage_ns")[-1][1] - usage_before > 0.3e9)
             time.sleep(3 * BASE_S)
     finally:
         observer.stop()
@@ -213,9 +207,9 @@ def test_what_does_not_move_the_cpu_counter_is_stored_only_as_it_was_read(cgroup
     process.stdin.flush()
     usage = cgroups.file("memory", "/a", "memory.usage_in_bytes")
     with Running(cgroups, max_interval_s=1.6) as running:
-        running.until(lambda: int(usage.read_text()) > 20 << 20)
-        running.until(lambda: running.sampler.stats.idle_containers >= 1)
-        running.until(lambda: len(s := running.samples(path)) > 1 and s[-1].ts_ms - s[-2].ts_ms > 500)
+        eventually(lambda: int(usage.read_text()) > 20 << 20)
+        eventually(lambda: running.sampler.stats.idle_containers >= 1)
+        eventually(lambda: len(s := running.samples(path)) > 1 and s[-1].ts_ms - s[-2].ts_ms > 500)
         count = len(running.samples(path))
         cpu = cgroups.file("cpuacct", "/a", "cpuacct.usage").read_text()
         cgroups.file("memory", "/a", "memory.limit_in_bytes").write_text(str(256 << 20))
@@ -224,7 +218,7 @@ def test_what_does_not_move_the_cpu_counter_is_stored_only_as_it_was_read(cgroup
         cgroups.file("memory", "/a", "memory.force_empty").write_text("0")
         assert int(usage.read_text()) < 20 << 20
         assert cgroups.file("cpuacct", "/a", "cpuacct.usage").read_text() == cpu
-        running.until(lambda: len(running.samples(path)) >= count + 2)
+        eventually(lambda: len(running.samples(path)) >= count + 2)
     limits = running.column(path, "memory_limit_bytes")
     rss = running.column(path, "memory_usage_bytes")
     assert limits[count - 1][1] > 256 << 20
@@ -243,12 +237,12 @@ def test_a_frozen_container_stands_still_and_is_read_anew_when_thawed(cgroups: C
     process.stdin.flush()
     state = cgroups.file("freezer", "/a", "freezer.state")
     with Running(cgroups) as running:
-        running.until(lambda: len(running.samples(path)) > 4)
+        eventually(lambda: len(running.samples(path)) > 4)
         state.write_text("FROZEN")
-        running.until(lambda: state.read_text().strip() == "FROZEN")
+        eventually(lambda: state.read_text().strip() == "FROZEN")
         running.until_idle(path)
         state.write_text("THAWED")
-        running.until(lambda: any(s.is_closing for s in running.samples(path)))
+        eventually(lambda: any(s.is_closing for s in running.samples(path)))
     samples = running.samples(path)
     at = next(n for n, s in enumerate(samples) if s.is_closing)
     usage = running.column(path, "cpu_usage_ns")
@@ -258,14 +252,14 @@ def test_a_frozen_container_stands_still_and_is_read_anew_when_thawed(cgroups: C
 def test_creation_and_end_are_told_within_a_second(cgroups: Cgroups) -> None:
     cgroups.make("")
     with Running(cgroups) as running:
-        running.until(lambda: running.of(list))
+        eventually(lambda: running.of(list))
         for n in range(5):
             path = cgroups.make(f"/{n}/b/c")
             for suffix in ("", "/b", "/b/c"):
-                running.until(lambda p=f"{cgroups.name}/{n}{suffix}": p in _paths(running, "creation"), 1.0)
+                eventually(lambda p=f"{cgroups.name}/{n}{suffix}": p in _paths(running, "creation"), 1.0)
             for p in (f"/{n}/b/c", f"/{n}/b", f"/{n}"):
                 cgroups.remove(p)
-            running.until(lambda p=path: p in _paths(running, "deletion"), 1.0)
+            eventually(lambda p=path: p in _paths(running, "deletion"), 1.0)
         assert running.sampler.counters()["collect_errors"] == {}
         assert len(_paths(running, "creation")) == 16
     # the directories of the hierarchies are made one after another: no container is taken for two
@@ -279,10 +273,10 @@ def _paths(running: Running, kind: str) -> list[str]:
 def test_identity_outlives_cache_reclaim_and_a_restart_but_not_the_directory(cgroups: Cgroups) -> None:
     path = cgroups.make("/a", "cpuacct")
     with Running(cgroups) as first:
-        first.until(lambda: first.samples(path))
+        eventually(lambda: first.samples(path))
         cgroups.make("/a", "memory")
-        first.until(lambda: len([c for c in first.of(Container) if c.path == path]) == 2)
-        first.until(lambda: first.column(path, "memory_usage_bytes")[-1][1] is not None)
+        eventually(lambda: len([c for c in first.of(Container) if c.path == path]) == 2)
+        eventually(lambda: first.column(path, "memory_usage_bytes")[-1][1] is not None)
         Path("/proc/sys/vm/drop_caches").write_text("2")
         first.sampler.walk_job()
         time.sleep(0.3)
@@ -294,12 +288,12 @@ def test_identity_outlives_cache_reclaim_and_a_restart_but_not_the_directory(cgr
     known = live_containers(heads.frames())
     last_ms = max(s.ts_ms for i in first.of(list) for s in i)
     with Running(cgroups, known=known, last_time_ms=last_ms) as second:
-        second.until(lambda: second.of(list))
+        eventually(lambda: second.of(list))
         assert [c for c in second.of(Container) if c.path == path] == []
         assert second.of(Gap)[0].reason == "agent_down"
         cgroups.remove("/a", "cpuacct", "memory")
         cgroups.make("/a", "cpuacct", "memory")
-        second.until(lambda: [c for c in second.of(Container) if c.path == path])
+        eventually(lambda: [c for c in second.of(Container) if c.path == path])
     old = next(c for c in known if c.path == path)
     new = next(c for c in second.of(Container) if c.path == path)
     assert new.instance != old.instance

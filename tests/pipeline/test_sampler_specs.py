@@ -3,14 +3,13 @@
 import os
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 from tests.pipeline.sampler_rig import ORIGIN
-from tests.support import need
+from tests.support import eventually, need
 
 from tidegauge.collectors.cgroup_v1 import CgroupV1Collector
 from tidegauge.collectors.machine import MachineCollector
@@ -64,13 +63,6 @@ def cgroup() -> Iterator[Cgroup]:
         made.remove()
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
 def test_limits_and_the_machine_reach_sqlite_and_so_does_a_changed_limit(cgroup: Cgroup, tmp_path: Path) -> None:
     log, schedule = Collected(), Schedule()
     config = SamplerConfig(base_interval_s=0.1, include=(f"{cgroup.name}*",), spec_interval_s=1)
@@ -106,7 +98,7 @@ def test_limits_and_the_machine_reach_sqlite_and_so_does_a_changed_limit(cgroup:
     schedule.start()
     thread.start()
     try:
-        until(lambda: (host := newest("/")) is not None and host.machine is not None)
+        eventually(lambda: (host := newest("/")) is not None and host.machine is not None)
         cgroup.make()
         cgroup.write(cgroup.name, "memory.limit_in_bytes", 64 << 20)
         for name, value in (
@@ -121,10 +113,10 @@ def test_limits_and_the_machine_reach_sqlite_and_so_does_a_changed_limit(cgroup:
             if name.startswith("cpuset"):  # a cpuset has no more than the one above it
                 cgroup.write(cgroup.name, name, value)
             cgroup.write(cgroup.inner, name, value)
-        until(lambda: spec() == before)
+        eventually(lambda: spec() == before)
         cgroup.write(cgroup.inner, "memory.limit_in_bytes", 32 << 20)
         cgroup.write(cgroup.inner, "cpu.cfs_quota_us", -1)
-        until(lambda: spec() == after)
+        eventually(lambda: spec() == after)
     finally:
         schedule.stop()
         sampler.stop()

@@ -2,12 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.pipeline.sampler_rig import ORIGIN, CpuCollector, Rig, World
+from tests.support import eventually
 
 from tidegauge.pipeline import sampling
 from tidegauge.pipeline.catalogue import Catalogue
@@ -45,13 +46,6 @@ class Slow:
         self.is_closed = True
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.001)
-
-
 @pytest.fixture
 def schedule() -> Iterator[Schedule]:
     s = Schedule()
@@ -69,7 +63,7 @@ def test_slow_collectors_run_at_once_on_threads_of_their_own(schedule: Schedule)
     assert slow.was_read.acquire(timeout=5)
     assert set(slow.read_by) == {"job collector slow"}
     schedule.stop()
-    until(lambda: rig.sampler.slow[0].fresh())
+    eventually(lambda: rig.sampler.slow[0].fresh())
     rig.run(1)
     assert rig.values(rig.samples("/")[-1])["load1"] == 0.5
     rig.close()
@@ -89,7 +83,7 @@ def test_lost_events_are_made_good_by_a_walk_on_a_worker(schedule: Schedule) -> 
     while not rig.containers("/a"):
         rig.run(1)
         time.sleep(0.001)
-    until(lambda: schedule.counters()["job_runs"][sampling.WALK] == 1)
+    eventually(lambda: schedule.counters()["job_runs"][sampling.WALK] == 1)
     rig.close()
 
 
@@ -109,7 +103,7 @@ def test_a_clock_step_has_the_coarse_jobs_run(schedule: Schedule) -> None:
     schedule.start()
     rig.clock.step(-3600)
     rig.run(1)
-    until(lambda: schedule.counters()["job_runs"][sampling.WALK])
+    eventually(lambda: schedule.counters()["job_runs"][sampling.WALK])
     rig.close()
 
 
@@ -178,16 +172,16 @@ def test_the_running_thread_hears_of_containers_commands_and_its_end(tmp_path: P
 
     try:
         (tmp_path / "a").mkdir()
-        until(lambda: seen("creation", "/a"))
+        eventually(lambda: seen("creation", "/a"))
         (tmp_path / "a" / "usage").write_text("7")
-        until(lambda: any(isinstance(i, list) and i[0].values == (7,) for i in tuple(out.items)))
+        eventually(lambda: any(isinstance(i, list) and i[0].values == (7,) for i in tuple(out.items)))
         sampler.reload(SamplerConfig(base_interval_s=3600, max_interval_s=3600))
-        until(lambda: any(isinstance(i, Container) and i.base_interval_s == 3600 for i in tuple(out.items)))
+        eventually(lambda: any(isinstance(i, Container) and i.base_interval_s == 3600 for i in tuple(out.items)))
         # nothing is due for an hour, and yet
         (tmp_path / "b").mkdir()
-        until(lambda: seen("creation", "/b"))
+        eventually(lambda: seen("creation", "/b"))
         (tmp_path / "b").rmdir()
-        until(lambda: seen("deletion", "/b"))
+        eventually(lambda: seen("deletion", "/b"))
     finally:
         sampler.stop()
         thread.join(10)

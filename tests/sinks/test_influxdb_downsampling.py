@@ -1,7 +1,7 @@
 """Downsampling: continuous queries on a real InfluxDB 1.6, texts of tasks and the calls that make them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from tests.servers import Influxd, need_influxd
+from tests.support import eventually
 
 from tidegauge.cli.main import main
 from tidegauge.pipeline.catalogue import Catalogue
@@ -98,13 +99,6 @@ def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influxd]:
         yield server
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 120
-    while not is_so():
-        assert time.monotonic() < end_s, "it did not come"
-        time.sleep(0.1)
-
-
 def write(server: Influxd, database: str, *samples: Any, **options: Any) -> InfluxdbSink:
     sink = InfluxdbSink(InfluxdbConfig(url=server.url, database=database, **options))
     sink.open()
@@ -161,10 +155,10 @@ def test_a_continuous_query_runs_and_takes_late_rows(influxd: Influxd) -> None:
     def windows() -> dict[int, dict[str, Any]]:
         return {r["time"] // 1000: r for r in influxd.query('SELECT * FROM "tidegauge_1s"."container"', "now")}
 
-    wait_until(lambda: now_s - 15 in windows())
+    eventually(lambda: now_s - 15 in windows())
     assert windows()[now_s - 15]["memory_usage_bytes"] == 100
     sink.write([make_batch([sample(now_s - 15 + 0.05, 400, 9)], (make_container(),), (SCHEMA,), first_row=500)])
-    wait_until(lambda: windows()[now_s - 15]["memory_usage_bytes_max"] == 400)
+    eventually(lambda: windows()[now_s - 15]["memory_usage_bytes_max"] == 400)
     transport.close()
     sink.close()
     influxd.query("DROP DATABASE now")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.collectors.runtimes.engine_server import EngineServer
-from tests.support import descriptors_beyond_1023
+from tests.support import descriptors_beyond_1023, eventually
 
 from tidegauge.collectors.runtimes._engine import parse_event, parse_inspect, parse_list, time_ms
 from tidegauge.collectors.runtimes.docker import DockerConfig, DockerRuntime
@@ -243,9 +243,9 @@ def test_what_a_user_s_engine_may_send_is_bounded(tmp_path: Path) -> None:
     thread = threading.Thread(target=docker.watch, args=(told.append, lambda: False))
     thread.start()
     try:
-        _wait(lambda: server.followers)
+        eventually(lambda: server.followers)
         server.flood(10_000, "start", ID)
-        _wait(lambda: told.count(RuntimeNews("changed", ID)) > 1)
+        eventually(lambda: told.count(RuntimeNews("changed", ID)) > 1)
         server.says = b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * (3 << 20)
         with pytest.raises(CollectError, match="more than 2097152 bytes"):
             docker.describe(REF)
@@ -260,12 +260,12 @@ def test_events_are_told_until_the_engine_goes(server: EngineServer) -> None:
     told: list[RuntimeNews] = []
     thread = threading.Thread(target=_docker(server).watch, args=(told.append, lambda: False))
     thread.start()
-    _wait(lambda: told)
-    _wait(lambda: server.followers)
+    eventually(lambda: told)
+    eventually(lambda: server.followers)
     server.tell("exec_start: x", ID)
     server.tell("rename", ID)
     server.tell("die", ID, exitCode="7")
-    _wait(lambda: len(told) == 3)
+    eventually(lambda: len(told) == 3)
     server.stop()
     thread.join(5)
     assert not thread.is_alive()
@@ -277,7 +277,7 @@ def test_an_agent_with_very_many_open_files_hears_of_events_too(server: EngineSe
     with descriptors_beyond_1023():
         thread = threading.Thread(target=_docker(server).watch, args=(told.append, lambda: len(told) > 1))
         thread.start()
-        _wait(lambda: server.followers)
+        eventually(lambda: server.followers)
         server.tell("rename", ID)
         thread.join(20)
     assert not thread.is_alive()
@@ -315,10 +315,10 @@ def test_podman_has_a_socket_for_each_user(tmp_path: Path) -> None:
         told: list[RuntimeNews] = []
         thread = threading.Thread(target=podman.watch, args=(told.append, lambda: False))
         thread.start()
-        _wait(lambda: servers[1].followers and servers[2].followers)
+        eventually(lambda: servers[1].followers and servers[2].followers)
         servers[1].tell("start", "a")
         servers[2].tell("start", "b")
-        _wait(lambda: len(told) == 3)
+        eventually(lambda: len(told) == 3)
         assert set(told[1:]) == {RuntimeNews("changed", "a"), RuntimeNews("changed", "b")}
     finally:
         for server in servers:
@@ -343,16 +343,16 @@ def test_an_engine_that_comes_or_recovers_later_is_followed_too(
     thread = threading.Thread(target=podman.watch, args=(told.append, lambda: False))
     thread.start()
     try:
-        _wait(lambda: servers[1].followers)
+        eventually(lambda: servers[1].followers)
         assert not servers[0].followers
         servers[0].says = None
         if not is_there:
             servers[0].start()
-        _wait(lambda: servers[0].followers and len(told) == 2)
+        eventually(lambda: servers[0].followers and len(told) == 2)
         assert told == [RuntimeNews("connected")] * 2  # what changed before it was followed has to be asked for
         servers[1].tell("start", "a")
         servers[0].tell("start", "b")
-        _wait(lambda: set(told[2:]) == {RuntimeNews("changed", "a"), RuntimeNews("changed", "b")})
+        eventually(lambda: set(told[2:]) == {RuntimeNews("changed", "a"), RuntimeNews("changed", "b")})
     finally:
         for server in servers:
             server.stop()
@@ -394,10 +394,3 @@ def test_the_socket_is_looked_for_below_the_host_s_root_first(tmp_path: Path) ->
     mounted.stop()
     docker = DockerRuntime(DockerConfig(sockets=(str(mounted.path),), rootfs=tmp_path / "rootfs"))
     assert docker.sockets() == [mounted.path]
-
-
-def _wait(what: Callable[[], object], timeout_s: float = 10.0) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < end_s, "it did not come about"
-        time.sleep(0.005)
