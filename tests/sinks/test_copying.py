@@ -278,6 +278,20 @@ def test_a_quiet_time_before_a_busy_one_has_no_more_rows_read_at_once(
     assert rows_of(tmp_path / "to.db")["sample"] == rows_of(tmp_path / "a.db")["sample"]
 
 
+def test_files_that_were_packed_otherwise_are_read_alike(store: Path, tmp_path: Path) -> None:
+    """As older versions did, and as other programs may that join or split files."""
+    from pyarrow import parquet
+
+    export(tables_of(store), tmp_path / "archive", 0, START_MS * 2, lambda ms: None)
+    for i, file in enumerate((tmp_path / "archive").rglob("*.parquet")):
+        how = {"compression": "snappy", "row_group_size": 100} if i % 2 else {"compression": "zstd"}
+        parquet.write_table(parquet.read_table(file), file, **how)
+    assert run(TableRecords(ParquetTables(tmp_path / "archive")), sink_at(tmp_path / "to.db"), tmp_path / "copies").is_whole
+    there, here = rows_of(tmp_path / "to.db"), rows_of(store)
+    for table in here:
+        assert there[table] == here[table], table
+
+
 def test_parquet_files_are_sorted_and_packed(store: Path, tmp_path: Path) -> None:
     from pyarrow import parquet
 
