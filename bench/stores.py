@@ -103,9 +103,10 @@ class Store:
         if way == "own":
             answer: Answer = getattr(self, f"_{question}")(asked)
             return answer
-        if not isinstance(self._sink, KeepsHistory):
+        reader = self._sink.history() if isinstance(self._sink, KeepsHistory) else None
+        if reader is None:
             raise Refused(f"{self.name} has no typed history")
-        return (HOURLY if way == "hours" else TYPED)[question](self._sink.history(), asked)
+        return (HOURLY if way == "hours" else TYPED)[question](reader, asked)
 
     def questions(self, way: str) -> Sequence[str]:
         """Those of QUESTIONS that can be asked this way."""
@@ -213,7 +214,7 @@ class _RawStore(SqliteStore):
     has_rollups = False
 
     def _maintain(self, now_ms: int) -> int:
-        """Nothing: roll-ups are not exported."""
+        """Nothing: the export of samples is what is measured."""
         return round(1000 * IDLE_S)
 
 

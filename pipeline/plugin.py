@@ -407,8 +407,8 @@ class ColumnReader(Protocol):
 class KeepsHistory(Protocol):
     """A sink whose store can be asked for what it has stored."""
 
-    def history(self) -> HistoryReader:
-        """Always the same; made at the first call, without I/O. Any thread."""
+    def history(self) -> HistoryReader | None:
+        """Always the same; made at the first call, without I/O. None where its configuration excludes it. Any thread."""
         ...
 
 

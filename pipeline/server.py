@@ -198,7 +198,8 @@ class Server:
 
     def histories(self) -> Mapping[str, HistoryReader]:
         """The stores that can be asked about the past, by the names of their sinks."""
-        return {r.name: r.sink.history() for r in self._running() if isinstance(r.sink, KeepsHistory)}
+        readers = {r.name: r.sink.history() for r in self._running() if isinstance(r.sink, KeepsHistory)}
+        return {name: reader for name, reader in readers.items() if reader is not None}
 
     def sql_stores(self) -> Mapping[str, KeepsSql]:
         """The sinks whose stores can be asked in SQL, by name."""

@@ -179,13 +179,11 @@ class InfluxdbSink:
             return str(exc)
         return None
 
-    def history(self) -> InfluxdbHistory:
-        """What this sink has written, by queries. VictoriaMetrics has no such queries, and the layout must be `native`."""
-        return self._history
+    def history(self) -> InfluxdbHistory | None:
+        """What this sink has written, by queries; in the layout `native` alone. VictoriaMetrics has no such queries."""
+        return self._history if self._config.layout == "native" else None
 
     def _asker(self) -> Asker:
-        if self._config.layout != "native":
-            raise PermanentError(f"{self._config.url}: history is kept in the layout native, not {self._config.layout}")
         transport = self.connect()
         if isinstance(transport, V1Transport):
             return InfluxqlAsker(transport, self._config.timeout_s)

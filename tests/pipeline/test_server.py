@@ -103,3 +103,11 @@ def test_without_the_memory_sink_nobody_can_list_containers(rig: Rig) -> None:
     assert rig.server.containers() is None
     rig.hear(ticks=1, containers=12)
     assert rig.server.status()["containers"] == 12
+
+
+def test_stores_that_hold_no_history_are_not_offered_for_it(rig: Rig) -> None:
+    """The first one by name is asked where none is named."""
+    nowhere = {"plugin": "influxdb", "url": "http://127.0.0.1:9", "timeout_s": 1}
+    layouts = {layout: {**nowhere, "layout": layout} for layout in ("cadvisor", "heapster", "native")}
+    rig.server.apply(rig.config(**layouts, out={"plugin": "stdout"}))
+    assert list(rig.server.histories()) == ["native"]

@@ -215,8 +215,6 @@ def test_long_answers_come_in_pieces(influxd: Influxd) -> None:
 def test_a_store_that_cannot_be_asked_says_so(influxd: Influxd) -> None:
     with pytest.raises(StoreError, match="database not found: none"):
         InfluxdbSink(InfluxdbConfig(url=influxd.url, database="none")).history().oldest_ms()
-    with pytest.raises(StoreError, match="layout native, not cadvisor"):
-        InfluxdbSink(InfluxdbConfig(url=influxd.url, layout="cadvisor")).history().oldest_ms()
     with pytest.raises(StoreError, match="refused"):
         InfluxdbSink(InfluxdbConfig(url="http://127.0.0.1:9", timeout_s=2)).history().containers(0, FAR)
 
