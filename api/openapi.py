@@ -92,7 +92,8 @@ class Operation(NamedTuple):
     """Others that it answers with, besides REFUSALS."""
     method: str = "get"
     body: Any = None
-    """Type or schema of the JSON body, which may be left out."""
+    """Type or schema of the JSON body."""
+    needs_body: bool = False
 
 
 def _query(parameter: Parameter) -> Mapping[str, Any]:
@@ -252,6 +253,7 @@ _OWN = (
         statuses=(400, 404, 504, 507),
         method="post",
         body=query.QueryBody,
+        needs_body=True,
     ),
     Operation("/validate/", "/validate/", "what of this host works, what does not, and what to do", {TEXT: _ANY_TEXT}),
     Operation("/validate", "/validate", "leads to /validate/", {}, statuses=(301,)),
@@ -403,7 +405,7 @@ def _described(operation: Operation, of_type: Mapping[str, Any], *, is_head: boo
     if operation.parameters:
         out["parameters"] = [{"$ref": f"#/components/parameters/{_key(operation, p)}"} for p in operation.parameters]
     if operation.body is not None:
-        out["requestBody"] = {"required": False, "content": {JSON: {"schema": _schema(operation.body, of_type)}}}
+        out["requestBody"] = {"required": operation.needs_body, "content": {JSON: {"schema": _schema(operation.body, of_type)}}}
     return out
 
 

@@ -82,7 +82,7 @@ def command(
         click.echo(as_csv(answer), nl=False)
         return
     if not answer["series"]:
-        click.echo(f"no such container was sampled between {_span(answer)}", err=True)
+        click.echo(f"no such container was sampled from {_span(answer)}; `tidegauge history` lists those that are", err=True)
         sys.exit(1)
     is_ascii = not _can_draw()
     lines = table(answer) if form == "table" else plot(answer, width, instance=asked["instance"], is_ascii=is_ascii)

@@ -59,7 +59,9 @@ def ask(config: Config, method: str, path: str, body: bytes | None = None, silen
     finally:
         connection.close()
     if response.status >= 300:
-        raise TidegaugeError(f"{method} {path}: {response.status}: {text.decode(errors='replace').strip()}")
+        said = text.decode(errors="replace").strip()
+        # what is wrong with a parameter is the user's to mend, and names it
+        raise TidegaugeError(said if response.status == 400 else f"{method} {path}: {response.status}: {said}")
     return text
 
 

@@ -91,7 +91,8 @@ def test_every_parameter_is_there() -> None:
             got = _names(paths[f"/api/{version}/{type_}"]["get"], document)
             assert got == expected, (version, type_)
             if version[1] == "1" and type_ != "events":
-                assert "requestBody" in paths[f"/api/{version}/{type_}"]["post"]
+                assert not paths[f"/api/{version}/{type_}"]["post"]["requestBody"]["required"]
+    assert paths["/api/v1/query"]["post"]["requestBody"]["required"]
 
 
 def test_every_status_of_a_question_to_the_sampler_is_there() -> None:
