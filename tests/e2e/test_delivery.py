@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.program import Program, eventually, handed_out, install_sequence_plugin
 from tests.e2e.stores import Journal, in_influxdb, in_journal, in_postgresql, in_sqlite
-from tests.servers import Influxd, PostgresServer, need_influxd, need_postgres
+from tests.servers import Influxd, PostgresServer, need_postgres
 from tests.support import need
 
 from tidegauge.pipeline.journal import JournalReader, info, verify
@@ -30,13 +30,6 @@ def config(influxd: Influxd | None = None, extra: str = "") -> str:
     if influxd is not None:
         sinks += f'[sinks.influxdb]\nurl = "{influxd.url}"\nflush_interval_s = 0.2\nretry_max_s = 1\nnames_wait_s = 0\n'
     return sampler + sinks + extra
-
-
-@pytest.fixture
-def influxd(tmp_path: Path) -> Iterator[Influxd]:
-    need_influxd()
-    with Influxd(tmp_path / "influxd") as server:
-        yield server
 
 
 @pytest.fixture

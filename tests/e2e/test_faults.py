@@ -20,7 +20,7 @@ from tests.e2e import generator
 from tests.e2e.program import Program, eventually
 from tests.e2e.row_sink import OwnGap, Rows, covered, install_row_sink, read_rows, rows_table
 from tests.e2e.stores import Reading, in_influxdb, in_journal, in_sqlite
-from tests.servers import Influxd, need_influxd
+from tests.servers import Influxd
 from tests.support import need
 
 from tidegauge.pipeline.journal import verify
@@ -30,13 +30,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.e2e, pytest.mark.xdist_group(
 
 def sampler(base_s: float) -> str:
     return f'[sampler]\nbase_interval_s = {base_s}\nmax_interval_s = 4\ninclude = ["/tg-e2e-*"]\n'
-
-
-@pytest.fixture
-def influxd(tmp_path: Path) -> Iterator[Influxd]:
-    need_influxd()
-    with Influxd(tmp_path / "influxd") as server:
-        yield server
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Layout `cadvisor`: lines taken apart by an independent parser, and a real InfluxDB asked as dashboards for it do."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.line_parser import parse
-from tests.servers import Influxd, VictoriaMetrics, need_influxd, need_victoria_metrics
+from tests.servers import Influxd, VictoriaMetrics, need_victoria_metrics
 
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, Catalogue
 from tidegauge.pipeline.errors import ConfigError
@@ -159,13 +158,6 @@ def test_every_table_of_the_layout_is_in_the_catalogue() -> None:
 def test_even_spacing_is_of_the_native_layout() -> None:
     with pytest.raises(ConfigError, match=r"sinks\.influxdb\.regular_s: expected none with layout = cadvisor"):
         InfluxdbSink(InfluxdbConfig(layout="cadvisor", regular_s=10))
-
-
-@pytest.fixture(scope="module")
-def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influxd]:
-    need_influxd()
-    with Influxd(tmp_path_factory.mktemp("influxd")) as server:
-        yield server
 
 
 @pytest.mark.integration

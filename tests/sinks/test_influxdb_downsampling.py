@@ -1,7 +1,6 @@
 """Downsampling: continuous queries on a real InfluxDB 1.6, texts of tasks and the calls that make them."""
 
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any, ClassVar
@@ -10,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import pytest
 from click.testing import CliRunner
-from tests.servers import Influxd, need_influxd
+from tests.servers import Influxd
 from tests.support import eventually
 
 from tidegauge.cli.main import main
@@ -90,13 +89,6 @@ def test_a_task_makes_whole_windows_of_each_kind() -> None:
         "data |> filter(fn: (r) => contains(value: r._field, set: counters)) "
         '|> aggregateWindow(fn: last, every: 1h, createEmpty: false, timeSrc: "_start") |> to(bucket: "b_1h", org: "o")\n'
     )
-
-
-@pytest.fixture(scope="module")
-def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influxd]:
-    need_influxd()
-    with Influxd(tmp_path_factory.mktemp("influxd")) as server:
-        yield server
 
 
 def write(server: Influxd, database: str, *samples: Any, **options: Any) -> InfluxdbSink:

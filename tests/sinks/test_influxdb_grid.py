@@ -1,14 +1,13 @@
 """`regular_s`: the grid between two samples, and its state read back from a real store."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.servers import Influxd, VictoriaMetrics, need_influxd, need_victoria_metrics
+from tests.servers import Influxd, VictoriaMetrics, need_victoria_metrics
 
 from tidegauge.pipeline.errors import RetryableError
 from tidegauge.pipeline.records import Batch, Container, Gap, Record, Sample
@@ -116,13 +115,6 @@ def test_a_write_that_failed_gives_the_same_points_again() -> None:
     first = fill(grid, sample(15, 6), sample(25, 7))
     grid.rollback()
     assert fill(grid, sample(15, 6), sample(25, 7)) == first != []
-
-
-@pytest.fixture(scope="module")
-def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influxd]:
-    need_influxd()
-    with Influxd(tmp_path_factory.mktemp("influxd")) as server:
-        yield server
 
 
 _numbers = itertools.count()

@@ -1,6 +1,6 @@
 """Layout `heapster`: what its sink was seen to write, sets, rates and windows; and a real InfluxDB asked as its boards do."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.line_parser import parse
-from tests.servers import Influxd, need_influxd
+from tests.servers import Influxd
 
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.errors import RetryableError
@@ -364,13 +364,6 @@ def test_a_row_without_a_form_is_rejected_alone() -> None:
     lines, rejected = keeping.encode_batch(rows)
     assert rejected.keys() == {1, 3}
     assert b"memory/usage" in lines[1]
-
-
-@pytest.fixture(scope="module")
-def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influxd]:
-    need_influxd()
-    with Influxd(tmp_path_factory.mktemp("influxd")) as server:
-        yield server
 
 
 @pytest.mark.integration

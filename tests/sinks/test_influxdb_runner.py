@@ -1,24 +1,16 @@
 """A runner over a real InfluxDB: what the store leaves out becomes a dead letter with its reason, and the rest is stored."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.pipeline.sink_bench import Bench
-from tests.servers import Influxd, need_influxd
+from tests.servers import Influxd
 
 from tidegauge.pipeline.testing import PLUGIN_METRICS, START_MS, make_container, make_sample, make_schema
 from tidegauge.sinks.influxdb import InfluxdbConfig, InfluxdbSink
 
 SCHEMA = make_schema(fragment=PLUGIN_METRICS)
-
-
-@pytest.fixture(scope="module")
-def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influxd]:
-    need_influxd()
-    with Influxd(tmp_path_factory.mktemp("influxd")) as server:
-        yield server
 
 
 def sample(n: int, **values: Any) -> Any:
