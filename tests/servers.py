@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -321,6 +321,21 @@ class PostgresServer:
     def disconnect(self, database: str) -> None:
         """Ends every connection to the database, as an administrator or a network does."""
         self.sql("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = %s", database)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Every process of it stands still meanwhile; the kernel goes on to take connections and what is sent over them."""
+        parent = psutil.Process(self.pid)
+        parent.suspend()
+        children = parent.children(recursive=True)
+        try:
+            for child in children:
+                child.suspend()
+            yield
+        finally:
+            for process in (*children, parent):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def stop(self) -> None:
         """Ends it without waiting for its clients; safe twice."""

@@ -38,11 +38,11 @@ class Database(Protocol):
     is_embedded: bool
     """A file with one writer, which makes and migrates it itself; else a server's, which `db upgrade` migrates."""
 
-    def writing_engine(self) -> sa.Engine:
-        """For the one connection of a writer."""
+    def writing_engine(self, answer_timeout_s: float | None = None) -> sa.Engine:
+        """For the one connection of a writer. A server that says nothing for so long is given up; None: it waits for ever."""
         ...
 
-    def reading_engine(self) -> sa.Engine:
+    def reading_engine(self, answer_timeout_s: float | None = None) -> sa.Engine:
         """Its connections can only read, and see one state of the database within a transaction."""
         ...
 

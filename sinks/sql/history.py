@@ -50,7 +50,8 @@ class SqlHistory:
     def __init__(self, where: Database | Path, limit_s: float | None = None) -> None:
         """A path is that of an SQLite file."""
         self._database = SqliteDatabase(where) if isinstance(where, Path) else where
-        self._engine = self._database.reading_engine()
+        # Twice: by then a server that answers has stopped the question itself.
+        self._engine = self._database.reading_engine(None if limit_s is None else 2 * limit_s)
         self._limit_s = limit_s
         self._known: dict[str, tuple[float, object]] = {}
 

@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from tidegauge.pipeline.errors import ConfigError, PermanentError, RetryableError, SinkError
 from tidegauge.pipeline.records import MAX_INT
 from tidegauge.sinks.sql.partitions import make_ahead
+from tidegauge.sinks.sql.postgresql_connection import BoundConnection
 from tidegauge.sinks.sql.postgresql_writer import PostgresqlWriter
 
 LOCK = 0x7469646567617567
@@ -66,11 +67,23 @@ class PostgresqlDatabase:
     def exists(self) -> bool:
         return True
 
-    def writing_engine(self) -> sa.Engine:
-        return self._engine(NullPool)
+    def writing_engine(self, answer_timeout_s: float | None = None) -> sa.Engine:
+        engine = self._engine(NullPool, answer_timeout_s)
+        if answer_timeout_s is not None:
 
-    def reading_engine(self) -> sa.Engine:
-        engine = self._engine(QueuePool, pool_pre_ping=True)
+            @sa.event.listens_for(engine, "connect")
+            def _connect(driver: psycopg.Connection[Any], _: object) -> None:
+                """A session that was given up is to end then, and not to wait on for a lock that a migration holds."""
+                look = "SELECT set_config('client_connection_check_interval', %s, false)"
+                with contextlib.suppress(psycopg.errors.InvalidParameterValue):  # of a server that cannot look
+                    driver.execute(look, (str(math.ceil(answer_timeout_s * 1000)),))
+                    driver.commit()
+                driver.rollback()
+
+        return engine
+
+    def reading_engine(self, answer_timeout_s: float | None = None) -> sa.Engine:
+        engine = self._engine(QueuePool, answer_timeout_s, pool_pre_ping=True)
 
         @sa.event.listens_for(engine, "connect")
         def _connect(driver: Any, _: object) -> None:
@@ -79,11 +92,11 @@ class PostgresqlDatabase:
 
         return engine
 
-    def _engine(self, pool: type[sa.Pool], **options: Any) -> sa.Engine:
+    def _engine(self, pool: type[sa.Pool], answer_timeout_s: float | None, **options: Any) -> sa.Engine:
         engine = sa.create_engine(self._url, poolclass=pool, use_native_hstore=False, **options)
 
         @sa.event.listens_for(engine, "do_connect")
-        def _do_connect(_: object, __: object, ___: object, arguments: dict[str, Any]) -> None:
+        def _do_connect(_: object, __: object, ___: object, arguments: dict[str, Any]) -> BoundConnection:
             for name, value in {**_TIMEOUTS, "application_name": "tidegauge"}.items():
                 arguments.setdefault(name, value)
             password = self._password
@@ -91,6 +104,9 @@ class PostgresqlDatabase:
                 password = self._password_file.read_text().strip()
             if password:
                 arguments["password"] = password
+            made = BoundConnection.connect(**arguments)
+            made.answer_timeout_s = answer_timeout_s
+            return made
 
         @sa.event.listens_for(engine, "connect")
         def _connect(driver: Any, _: object) -> None:

@@ -72,6 +72,8 @@ class SqlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many events are kept, by kind; `default` for all others, a million unless it is set. 0: no such bound."""
     busy_timeout_s: Annotated[float, msgspec.Meta(ge=0)] = 5.0
     """SQLite: how long a write waits for another program's lock before it fails and is tried again."""
+    answer_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    """PostgreSQL: how long the server may say nothing to a write before the connection is given up and it is tried again."""
 
     def __repr__(self) -> str:
         shown = (
@@ -101,7 +103,7 @@ class SqlSink:
         self.maintenance_interval_s = retention.IDLE_S
         """Short while a call of `maintain` left work to do."""
         self._config = config
-        self._engine = self.database.writing_engine()
+        self._engine = self.database.writing_engine(config.answer_timeout_s)
         self._history = SqlHistory(self.database, _HISTORY_LIMIT_S)
         self._conn: sa.Connection | None = None
         self._kept_ms: int | None = None
@@ -241,7 +243,11 @@ class SqlSink:
                 is_kept = self._delete_old(now_ms, is_over)
                 self._kept_ms = now_ms if is_kept else None
         except Exception as exc:
-            if (error := self._meaning(exc)) is not None:
+            error = self._meaning(exc)
+            if self._conn is not None and self._conn.invalidated:
+                # It would connect again by itself, to a session without the temporary tables of this one.
+                self.close()
+            if error is not None:
                 raise error from exc
             raise
         self.maintenance_interval_s = retention.IDLE_S if is_kept else retention.BUSY_S

@@ -42,7 +42,7 @@ class SqliteDatabase:
     def exists(self) -> bool:
         return self.path.exists()
 
-    def writing_engine(self) -> sa.Engine:
+    def writing_engine(self, answer_timeout_s: float | None = None) -> sa.Engine:
         """Its transactions hold the write lock from their beginning.
 
         The driver's own transaction control is off: it would commit before DDL, and a migration could stop half way.
@@ -60,7 +60,7 @@ class SqliteDatabase:
 
         return _engine(connect, "BEGIN IMMEDIATE", NullPool)
 
-    def reading_engine(self) -> sa.Engine:
+    def reading_engine(self, answer_timeout_s: float | None = None) -> sa.Engine:
         def connect() -> sqlite3.Connection:
             uri = f"{self.path.absolute().as_uri()}?mode=ro"
             return sqlite3.connect(uri, uri=True, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False)
