@@ -14,11 +14,12 @@ import click
 
 from tidegauge.pipeline import config as configuration
 from tidegauge.pipeline.config import Config
-from tidegauge.pipeline.copying import Job, KeepsRecords, RecordSource, copy
+from tidegauge.pipeline.copying import Job, KeepsRecords, RecordSource, TakesAlong, copy
 from tidegauge.pipeline.errors import ConfigError, TidegaugeError
 from tidegauge.pipeline.history_query import time_ms
 from tidegauge.pipeline.options import RunnerOptions
 from tidegauge.pipeline.plugin import Sink
+from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.state import StateDir, drop_to, server_ids
 
 
@@ -101,20 +102,23 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 def deliver(label: str, name: str, source: RecordSource, sink: Sink, options: RunnerOptions, folder: Path, job: Job) -> None:
     """Copies with a bar, says how it went, and exits: 0 all delivered, 1 some rows refused, 130 interrupted."""
     first_ms = source.next_ms(job.since_ms)
-    if first_ms is None or first_ms >= job.until_ms:
+    is_empty = first_ms is None or first_ms >= job.until_ms
+    if is_empty and not (isinstance(sink, TakesAlong) and any(isinstance(r, Container) for r in source.heads(job.until_ms))):
         click.echo("nothing to copy: no records in this span", err=True)
         return
-    job = Job(max(job.since_ms, first_ms), job.until_ms)
-    with bar(label, job.since_ms, job.until_ms) as show, stoppable() as is_stopping:
+    with bar(label, max(job.since_ms, first_ms or 0), job.until_ms) as show, stoppable() as is_stopping:
         copied = copy(source, name, sink, options, folder, job, show, is_stopping)
         if copied.is_whole:
             show(job.until_ms)
     account = copied.account
     parts = [f"{account.written} rows written"]
+    parts += [f"{copied.taken_along} roll-ups taken over"] if copied.taken_along else []
     parts += [f"{account.filtered} filtered"] if account.filtered else []
     parts += [f"{n} dropped ({reason})" for reason, n in account.dropped.items()]
     parts += [f"{account.dead_letter} refused, kept in {copied.dead_letters}"] if copied.dead_letters else []
     click.echo(", ".join(parts), err=True)
+    if not isinstance(sink, TakesAlong):
+        click.echo("roll-ups stay behind: what is older than the samples is not in the copy", err=True)
     if not copied.is_whole:
         click.echo("interrupted; the same command goes on from here", err=True)
         sys.exit(130)

@@ -75,6 +75,21 @@ class KeepsRecords(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesAlong(Protocol):
+    """A sink whose store can take over from another of its kind what is no record, such as roll-ups."""
+
+    agent: str | None
+    """Whose numbers the containers bear; to be set before the first record."""
+
+    def take_along(self, source: RecordSource, since_ms: int, until_ms: int) -> Iterator[int]:
+        """Takes it, for when all records are there; yields rows taken since the last time. May be repeated.
+
+        Raises SinkError, StoreError. The sink is closed meanwhile.
+        """
+        ...
+
+
 class CopyLog:
     """A span of a store's records as a `log_view.Log`."""
 
@@ -216,6 +231,8 @@ class Copied(NamedTuple):
     """File of the rows that the sink refused; None if there are none."""
     is_whole: bool
     """False if it was interrupted; the same call goes on."""
+    taken_along: int
+    """Rows that are no records: roll-ups."""
 
 
 def copy(
@@ -232,7 +249,8 @@ def copy(
 
     Goes on where a copy of that name was interrupted, with its span, not with the one given. Returns when all is delivered or
     `is_stopping`; a sink that is down is waited for. `progress` gets the time that the copy has reached. StoreError: the store
-    to copy from cannot be read; ConfigError: the sink keeps nothing.
+    to copy from cannot be read; ConfigError: the sink keeps nothing; SinkError: what is no record could not be taken along, and
+    the same call goes on.
     """
     if not getattr(sink, "cursor_lasts", True):
         raise ConfigError(f"copy to {name}: expected a store that lasts, got one that begins anew at each start")
@@ -244,6 +262,9 @@ def copy(
         for old in (f"{name}.cursor", f"{name}.dead-letters"):
             (folder / old).unlink(missing_ok=True)
         job_file.write_bytes(msgspec.json.encode(span))
+    if isinstance(sink, TakesAlong):
+        # the source's numbers are not this agent's
+        sink.agent = f"copy {name}"
     end = LogEnd()
     log = CopyLog(source, span.since_ms, span.until_ms, end)
     end.set(log.end_row, log.end_row, 0)
@@ -262,10 +283,17 @@ def copy(
     finally:
         runner.stop(_STOP_S)
     account = runner.account()
+    taken = 0
+    if is_whole and isinstance(sink, TakesAlong):
+        for rows in sink.take_along(source, span.since_ms, span.until_ms):
+            taken += rows
+            if is_stopping():
+                is_whole = False
+                break
     letters = folder / f"{name}.dead-letters"
     if is_whole:
         job_file.unlink()
         (folder / f"{name}.cursor").unlink(missing_ok=True)
         if not account.dead_letter:
             letters.unlink(missing_ok=True)
-    return Copied(account, letters if account.dead_letter else None, is_whole)
+    return Copied(account, letters if account.dead_letter else None, is_whole, taken)

@@ -42,7 +42,7 @@ WHERE CASE WHEN last_ms IS NULL OR last_ms < ended_ms THEN coalesce(ended_ms, cr
 _KEPT = " AND NOT EXISTS (SELECT 1 FROM {table} t WHERE t.container = container.id)"
 _SILENCE = "SELECT max(max_interval_s + base_interval_s) FROM container_metadata"
 _DELETED = "SELECT before_ms FROM rollup_deleted WHERE width_ms = ?"
-_SET_DELETED = """
+SET_DELETED = """
 INSERT INTO rollup_deleted (width_ms, before_ms) VALUES (?, ?)
 ON CONFLICT (width_ms) DO UPDATE SET before_ms = excluded.before_ms WHERE excluded.before_ms > rollup_deleted.before_ms
 """
@@ -223,7 +223,7 @@ class Retention:
     def _delete(self, resolution: Resolution, cut_ms: int) -> Iterator[None]:
         # Ahead of the rows: from now on their buckets are not made again.
         with self._conn.begin():
-            self._conn.exec_driver_sql(_SET_DELETED, (resolution.width_ms, cut_ms))
+            self._conn.exec_driver_sql(SET_DELETED, (resolution.width_ms, cut_ms))
         if self._is_by_piece(resolution):
             tables = list(resolution.tables)
             if not resolution.width_ms:

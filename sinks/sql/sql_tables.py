@@ -1,13 +1,18 @@
 """The database as a source of tables, for copies and exports. A call is one short read transaction."""
 
+from collections.abc import Iterator
+
 import sqlalchemy as sa
 
 from tidegauge.pipeline.history import StoreError
-from tidegauge.sinks.sql.tables import metadata, sql_name
+from tidegauge.sinks.sql.tables import container_span, sql_name
+from tidegauge.sinks.sql.tables_rollup import metadata
 from tidegauge.sinks.sql.tables_source import Rows
 
 TIME_COLUMNS = {"gap": "from_ms"}
 """The column that tells the time of a table's rows, where it is not `ts_ms`."""
+_CONTAINERS = 32
+"""Whose roll-ups are read at once: of a day of 5 minutes 9000 rows, if it is one a container."""
 
 
 class SqlTables:
@@ -52,6 +57,16 @@ class SqlTables:
         time = metadata.tables["sample"].c.ts_ms
         found = self._fetch(sa.select(time).where(time >= from_ms, time < to_ms).order_by(time).offset(rows).limit(1))
         return int(found[0][0]) if found else None
+
+    def rolled(self, table: str, from_ms: int, to_ms: int) -> Iterator[Rows]:
+        """By container, which is how they lie."""
+        of, span = metadata.tables[table], container_span.c
+        lived = sa.select(span.container).where(span.first_ms < to_ms, span.last_ms >= from_ms).order_by(span.container)
+        ids = [row[0] for row in self._fetch(lived)]
+        asked = sa.select(*self._chosen(table)).where(of.c.ts_ms >= from_ms, of.c.ts_ms < to_ms)
+        for first in range(0, len(ids), _CONTAINERS):
+            some: list[sa.ColumnElement[int]] = [sa.literal_column(str(int(id_))) for id_ in ids[first : first + _CONTAINERS]]
+            yield self._fetch(asked.where(of.c.container.in_(some)).order_by(*of.primary_key.columns))
 
     def close(self) -> None:
         self._engine.dispose()

@@ -30,7 +30,7 @@ INSERT INTO container_metadata (container, valid_from_ms, {", ".join(_METADATA_C
 VALUES (?, ?{", ?" * len(_METADATA_COLUMNS)})
 ON CONFLICT (container, valid_from_ms) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in _METADATA_COLUMNS)}
 """
-_SPAN = """
+SPAN = """
 SET first_ms = CASE WHEN excluded.first_ms < container_span.first_ms THEN excluded.first_ms ELSE container_span.first_ms END,
     last_ms = CASE WHEN excluded.last_ms > container_span.last_ms THEN excluded.last_ms ELSE container_span.last_ms END
 WHERE excluded.last_ms > container_span.last_ms OR excluded.first_ms < container_span.first_ms
@@ -94,7 +94,7 @@ class Store:
             self._metrics.rows.clear()
         conflicts = sum(self._flush(insert) for insert in self._inserts() if insert.rows)
         if self._spans:
-            spans = Insert("container_span", ("container", "first_ms", "last_ms"), 1, _SPAN)
+            spans = Insert("container_span", ("container", "first_ms", "last_ms"), 1, SPAN)
             spans.rows = sorted((id_, first, last) for id_, (first, last) in self._spans.items())
             self._writer.insert(spans)
             self._spans.clear()

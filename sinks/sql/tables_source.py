@@ -62,16 +62,31 @@ class TableSource(Protocol):
         """Time behind so many rows of `sample`, counted from `from_ms` on; None: there are no more of them before `to_ms`."""
         ...
 
+    def rolled(self, table: str, from_ms: int, to_ms: int) -> Iterator[Rows]:
+        """Rows of a table of roll-ups with from_ms <= ts_ms < to_ms, some thousand at a time."""
+        ...
+
     def close(self) -> None: ...
+
+
+def named_rows(tables: TableSource, table: str, *names: str) -> Iterator[tuple[Any, ...]]:
+    """Chosen columns of a small table; nothing where there is no such table."""
+    columns = tables.columns(table)
+    if columns:
+        at = [columns.index(n) for n in names]
+        for row in tables.all(table):
+            yield tuple(row[i] for i in at)
 
 
 class TableRecords:
     """A `copying.RecordSource` over tables."""
 
     def __init__(self, tables: TableSource) -> None:
-        self._tables = tables
+        self.tables = tables
         self._columns = {t: tuple(tables.columns(t)) for t in (*SCALAR_TABLES, *INSTANCE_LABELS, "event", "gap")}
-        spans = {c: (first, last) for c, first, last in self._named("container_span", "container", "first_ms", "last_ms")}
+        spans = {
+            c: (first, last) for c, first, last in named_rows(tables, "container_span", "container", "first_ms", "last_ms")
+        }
         self._containers: dict[int, list[Timed]] = {}
         """By the store's id, each its records by time."""
         self._ends: dict[int, Timed] = {}
@@ -100,7 +115,7 @@ class TableRecords:
     def next_ms(self, at_ms: int) -> int | None:
         found = self._chunk_after(at_ms)
         if found is None:
-            found = self._tables.next_ms(max(at_ms, self._chunk[1]) if self._chunk[0] <= at_ms else at_ms)
+            found = self.tables.next_ms(max(at_ms, self._chunk[1]) if self._chunk[0] <= at_ms else at_ms)
         i = bisect_right(self._change_times, at_ms - 1)
         changed = self._change_times[i] if i < len(self._changes) else None
         return min((t for t in (found, changed) if t is not None), default=None)
@@ -119,12 +134,12 @@ class TableRecords:
         yield from sorted(self._chunk_records[low:high] + self._changes[first:last], key=order_of)
 
     def close(self) -> None:
-        self._tables.close()
+        self.tables.close()
 
     def _read_chunk(self, from_ms: int, to_ms: int) -> None:
         """Reads a span at once, as long as it has about as many rows as are handled well; more come without warning."""
         most_ms = from_ms + self._chunk_ms
-        if (full_ms := self._tables.full_ms(from_ms, most_ms, _MANY_ROWS)) is not None:
+        if (full_ms := self.tables.full_ms(from_ms, most_ms, _MANY_ROWS)) is not None:
             most_ms = full_ms // SLICE_MS * SLICE_MS
         to_ms = max(to_ms, most_ms)
         found = [*self._samples(from_ms, to_ms), *self._others(from_ms, to_ms)]
@@ -138,9 +153,9 @@ class TableRecords:
     # Samples
 
     def _make_schemas(self) -> tuple[Schema, Schema]:
-        """Of containers and of the host, over all columns that the tables have."""
+        """Of containers and of the host, over all columns that rows can have: those of metrics that were seen."""
         builtin = {m.name: m for m in METRICS}
-        told = {name: row for name, *row in self._named("metric", "name", "kind", "unit", "stored_in", "help")}
+        told = {name: row for name, *row in named_rows(self.tables, "metric", "name", "kind", "unit", "stored_in", "help")}
 
         def metric(name: str, table: str) -> Metric:
             if name in builtin and builtin[name].table == table:
@@ -148,16 +163,13 @@ class TableRecords:
             kind, unit, _, text = told.get(name, ("gauge", "number", table, ""))
             return Metric(name, Kind(kind), unit, table, text)
 
-        keys = {"ts_ms", "container", "is_closing"}
-        self._scalars = [(t, [c for c in self._columns[t] if c not in keys]) for t in SCALAR_TABLES if self._columns[t]]
-        instance_tables = [t for t in _INSTANCE_TABLES if self._columns[t]]
-        self._instance_columns = {
-            t: [c for c in self._columns[t] if c not in (*keys, INSTANCE_LABELS[t])] for t in instance_tables
-        }
+        self._scalars = [(t, [c for c in self._columns[t] if c in told]) for t in SCALAR_TABLES if self._columns[t]]
+        seen = {t: [c for c in self._columns[t] if c in told and c != INSTANCE_LABELS[t]] for t in _INSTANCE_TABLES}
+        self._instance_columns = instance_tables = {t: columns for t, columns in seen.items() if columns}
         tables = [
             TableSchema(t, INSTANCE_LABELS[t], tuple(metric(c, t) for c in self._instance_columns[t])) for t in instance_tables
         ]
-        stored = {(*keys, *columns) for _, columns in self._scalars} | {tuple(c) for c in self._instance_columns.values()}
+        stored = [columns for _, columns in self._scalars] + list(instance_tables.values())
         in_columns = {name for columns in stored for name in columns}
         self._custom_scalars = [n for n, row in told.items() if n not in in_columns and row[2] in (*SCALAR_TABLES, "custom")]
         self._custom_tables: dict[str, list[str]] = {}
@@ -177,7 +189,7 @@ class TableRecords:
         found: dict[str, dict[tuple[int, int], tuple[Value, ...]]] = {}
         for table, columns in self._scalars[1:]:
             at = [self._columns[table].index(c) for c in ("ts_ms", "container", *columns)]
-            rows = self._tables.rows(table, from_ms, to_ms)
+            rows = self.tables.rows(table, from_ms, to_ms)
             found[table] = {(row[at[0]], row[at[1]]): tuple(row[i] for i in at[2:]) for row in rows}
         instances = {t: self._instances(t, from_ms, to_ms) for t in self._instance_columns}
         customs, custom_tables = self._customs(from_ms, to_ms)
@@ -185,7 +197,7 @@ class TableRecords:
         core = [self._columns["sample"].index(c) for c in ("ts_ms", "container", "is_closing", *self._scalars[0][1])]
         nothing = {table: (None,) * len(columns) for table, columns in self._scalars}
         no_customs = (None,) * len(self._custom_scalars)
-        for row in self._tables.rows("sample", from_ms, to_ms):
+        for row in self.tables.rows("sample", from_ms, to_ms):
             ts_ms, id_, is_closing = (row[i] for i in core[:3])
             if id_ not in self._numbers:
                 continue
@@ -208,7 +220,7 @@ class TableRecords:
         names = self._columns[table]
         at = [names.index(c) for c in ("ts_ms", "container", INSTANCE_LABELS[table], *self._instance_columns[table])]
         out: dict[tuple[int, int], list[tuple[Any, ...]]] = {}
-        for row in self._tables.rows(table, from_ms, to_ms):
+        for row in self.tables.rows(table, from_ms, to_ms):
             out.setdefault((row[at[0]], row[at[1]]), []).append(tuple(row[i] for i in at[2:]))
         return out
 
@@ -222,7 +234,7 @@ class TableRecords:
         tables: dict[str, dict[tuple[int, int], dict[str, list[Value]]]] = {t: {} for t in self._custom_tables}
         if self._columns["custom"]:
             at = [self._columns["custom"].index(c) for c in ("ts_ms", "container", "metric", "instance", "value")]
-            for row in self._tables.rows("custom", from_ms, to_ms):
+            for row in self.tables.rows("custom", from_ms, to_ms):
                 ts_ms, id_, name, instance, value = (row[i] for i in at)
                 if name in scalar:
                     scalars.setdefault((ts_ms, id_), [None] * len(scalar))[scalar[name]] = as_number(value)
@@ -238,24 +250,17 @@ class TableRecords:
 
     # Everything else
 
-    def _named(self, table: str, *names: str) -> Iterator[tuple[Any, ...]]:
-        """Chosen columns of a small table."""
-        columns = self._tables.columns(table)
-        at = [columns.index(n) for n in names]
-        for row in self._tables.all(table):
-            yield tuple(row[i] for i in at)
-
     def _read_containers(self, spans: Mapping[int, tuple[int, int]]) -> None:
-        columns = list(self._tables.columns("container"))
-        stored = {row[columns.index("id")]: dict(zip(columns, row, strict=True)) for row in self._tables.all("container")}
+        columns = list(self.tables.columns("container"))
+        stored = {row[columns.index("id")]: dict(zip(columns, row, strict=True)) for row in self.tables.all("container")}
         borne = Counter(about["number"] for about in stored.values())
         for about in stored.values():
             # several agents' numbers, or those of a journal begun anew, are not told apart within one log
             if borne[about["number"]] > 1:
                 about["number"] = _number_of(f"{about['source']}\0{about['instance']}\0{about['epoch']}")
-        names = list(self._tables.columns("container_metadata"))
+        names = list(self.tables.columns("container_metadata"))
         rows = sorted(
-            self._tables.all("container_metadata"), key=lambda r: (r[names.index("container")], r[names.index("valid_from_ms")])
+            self.tables.all("container_metadata"), key=lambda r: (r[names.index("container")], r[names.index("valid_from_ms")])
         )
         for row in rows:
             about = dict(zip(names, row, strict=True))
@@ -279,14 +284,14 @@ class TableRecords:
 
     def _others(self, from_ms: int, to_ms: int) -> Iterator[Timed]:
         names = self._columns["event"]
-        for row in self._tables.rows("event", from_ms, to_ms):
+        for row in self.tables.rows("event", from_ms, to_ms):
             e = dict(zip(names, row, strict=True))
             number = self._numbers.get(e["container"])
             if e["container"] is None or number is not None:
                 details = msgspec.json.decode(e["details"])
                 yield Timed(e["ts_ms"], Event(e["ts_ms"], e["kind"], number, details, e["row"], e["source"]))
         names = self._columns["gap"]
-        for row in self._tables.rows("gap", from_ms, to_ms):
+        for row in self.tables.rows("gap", from_ms, to_ms):
             g = dict(zip(names, row, strict=True))
             number = self._numbers.get(g["container"])
             if g["container"] is None or number is not None:
