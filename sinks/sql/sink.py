@@ -8,7 +8,7 @@ a role that owns its tables.
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -29,6 +29,7 @@ from tidegauge.sinks.sql.tables import REVISION, SAMPLE_TABLES, WRITER_VERSION, 
 from tidegauge.sinks.sql.tables_rollup import FIVE_MINUTES_MS, HOUR_MS, rolled_tables
 
 if TYPE_CHECKING:
+    from tidegauge.pipeline.copying import RecordSource
     from tidegauge.sinks.sql.sql_tables import SqlTables
     from tidegauge.sinks.sql.tables_source import TableRecords
 
@@ -145,6 +146,23 @@ class SqlSink:
         from tidegauge.sinks.sql.tables_source import TableRecords
 
         return TableRecords(self.tables())
+
+    def take_along(self, source: "RecordSource", since_ms: int, until_ms: int) -> Iterator[int]:
+        """Roll-ups, of a source that has tables. Raises SinkError, StoreError."""
+        from tidegauge.sinks.sql.rollup_copy import take_rollups
+        from tidegauge.sinks.sql.tables_source import TableRecords
+
+        if not isinstance(source, TableRecords):
+            return
+        try:
+            with self._engine.connect() as conn:
+                self._check_writer(conn)
+                conn.rollback()
+                yield from take_rollups(source.tables, conn, self.database, since_ms, until_ms)
+        except Exception as exc:
+            if (error := self.database.error(exc)) is not None:
+                raise error from exc
+            raise
 
     def open(self) -> None:
         """Connects; an embedded database is made if there is none, and migrated. RetryableError if that cannot be now."""
