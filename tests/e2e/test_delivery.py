@@ -41,6 +41,13 @@ def postgresql() -> Iterator[PostgresServer]:
         yield server
 
 
+def beside(postgresql: PostgresServer) -> tuple[dict[str, str], str]:
+    """Environment and configuration of a third sink."""
+    url = postgresql.url("samples", "agent")
+    third = f'[sinks.postgresql]\nplugin = "sql"\nurl = "{url}"\nflush_interval_s = 0.2\nretry_max_s = 1\n'
+    return {"TIDEGAUGE_SINKS__POSTGRESQL__PASSWORD": postgresql.password}, third
+
+
 def holes_are_covered(journal: Journal, path: str, limit_s: float) -> None:
     """Between two readings of a busy container further apart than the limit stand gap records over the whole."""
     slack_ms = 2000 * BASE_S
@@ -59,10 +66,8 @@ def holes_are_covered(journal: Journal, path: str, limit_s: float) -> None:
 def test_kills_and_outages_lose_and_double_nothing(
     tmp_path: Path, cgroups: dict[str, Path], influxd: Influxd, postgresql: PostgresServer
 ) -> None:
-    environ = install_sequence_plugin(tmp_path) | {"TIDEGAUGE_SINKS__POSTGRESQL__PASSWORD": postgresql.password}
-    url = postgresql.url("samples", "agent")
-    third = f'[sinks.postgresql]\nplugin = "sql"\nurl = "{url}"\nflush_interval_s = 0.2\nretry_max_s = 1\n'
-    program = Program(tmp_path, config(influxd, third), environ)
+    environ, third = beside(postgresql)
+    program = Program(tmp_path, config(influxd, third), install_sequence_plugin(tmp_path) | environ)
     migrated = program.call("db", "upgrade")
     assert "postgresql: no schema yet -> " in migrated.stdout, migrated.stderr
     chance = random.Random(7)
@@ -132,26 +137,35 @@ def test_each_number_that_was_accepted_is_stored_once(tmp_path: Path, cgroups: d
 
 
 def test_a_store_that_hangs_delays_neither_the_others_nor_the_stop(
-    tmp_path: Path, cgroups: dict[str, Path], influxd: Influxd
+    tmp_path: Path, cgroups: dict[str, Path], influxd: Influxd, postgresql: PostgresServer
 ) -> None:
-    with Program(tmp_path, config(influxd)) as program:
-        eventually(lambda: in_influxdb(influxd), 30)
+    """Two do, as a stopped process does: the kernel goes on to take what is sent to it."""
+    environ, third = beside(postgresql)
+    program = Program(tmp_path, config(influxd, third), environ)
+    migrated = program.call("db", "upgrade")
+    assert "postgresql: no schema yet -> " in migrated.stdout, migrated.stderr
+    with program:
+        eventually(lambda: in_influxdb(influxd) and in_postgresql(postgresql, "samples"), 30)
         process = influxd._process
         assert process is not None
         process.send_signal(signal.SIGSTOP)
         try:
-            before = eventually(lambda: len(in_sqlite(program)), 20)
-            eventually(lambda: len(in_sqlite(program)) > before + 12, 20, "SQLite stands still while InfluxDB hangs")
-            program.account("influxdb")
-            begin = time.monotonic()
-            assert program.stop() == 0
-            assert time.monotonic() - begin < 6.0
+            with postgresql.stopped():
+                before = eventually(lambda: len(in_sqlite(program)), 20)
+                eventually(lambda: len(in_sqlite(program)) > before + 12, 20, "SQLite stands still while others hang")
+                program.account("influxdb")
+                program.account("postgresql")
+                begin = time.monotonic()
+                assert program.stop() == 0
+                assert time.monotonic() - begin < 6.0
         finally:
             process.send_signal(signal.SIGCONT)
         program.start()
         program.drained("influxdb")
+        program.drained("postgresql")
     journal = in_journal(program.state / "journal")
     assert in_influxdb(influxd) == journal.readings
+    assert in_postgresql(postgresql, "samples") == journal.readings
     assert in_sqlite(program) == journal.readings
 
 
