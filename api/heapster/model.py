@@ -196,9 +196,10 @@ class _Asked:
             before = self._before = self._before or _Asked(
                 self._older, self._bounds, self._now_ms, self._reach_ms, self._is_past
             )
-            # a store that is down, or holds too much, takes nothing from what the memory knows
+            # What the reader holds may begin within its first window: the store knows the whole of that, too. A store that is
+            # down, or holds too much, takes nothing from what the reader knows.
             with contextlib.suppress(TooMuch, StoreError):
-                out = before._values(wanted, at, parameters, start_ms, first_ms) | out
+                out |= before._values(wanted, at, parameters, start_ms, first_ms)
         return {ts_ms: value for ts_ms, value in out.items() if start_ms <= ts_ms <= end_ms}
 
 

@@ -377,6 +377,29 @@ def test_a_store_that_is_down_takes_nothing_from_what_the_memory_knows(api: Api)
     assert len(whole) > len(told["none"].metrics), "the store tells what the memory holds no longer"
 
 
+def test_a_window_that_the_memory_holds_in_part_is_told_by_the_store(api: Api) -> None:
+    """Of a counter that moves in the first half of each minute alone, a part of a minute has another rate."""
+    start_ms = NOW_MS - MINUTES * 60_000 - 5_000
+    memory, whole = MemorySink(MemoryConfig(storage_duration_s=100)), MemorySink(MemoryConfig(storage_duration_s=10_000))
+    for second in range(0, MINUTES * 60 + 1, 5):
+        values = ((second // 60 * 30 + min(second % 60, 30)) * 10**9, None, None, None, None)
+        sample = Sample(1, start_ms + second * 1000, SCHEMA.id, values, (None, None))
+        for sink in (memory, whole):
+            sink.write([Batch([sample], [100 + second], {SCHEMA.id: SCHEMA}, {1: CONTAINERS[0]})])
+    found = model.answer(
+        MemoryReader(memory),
+        "nodes/host-a/metrics/cpu/usage_rate",
+        {},
+        Bounds(10**6, time.monotonic() + 600),
+        NOW_MS,
+        reach_ms=routes.MODEL_REACH_MS,
+        is_past=False,
+        older=MemoryReader(whole),
+    )
+    assert isinstance(found, Points)
+    assert [p.value for p in found.metrics] == [500] * MINUTES
+
+
 def test_start_and_end_are_within(api: Api) -> None:
     path = "/api/v1/model/nodes/host-a/metrics/memory/usage"
     times = [p["timestamp"] for p in api.get(path)[1]["metrics"]]
