@@ -482,7 +482,7 @@ def test_a_certificate_must_be_trusted(tmp_path: Path, certificate: Path, versio
         assert refused is not None
         assert "certificate" in str(refused).lower()
         assert refused.is_config_fault
-        with pytest.raises(RetryableError, match="(?i)certificate"):  # at the question for the version
+        with pytest.raises(RetryableError, match=r"(?i)certificate"):  # at the question for the version
             InfluxdbSink(InfluxdbConfig(url=server.url)).connect()
         for trusting in (attempt(ca_file=certificate), attempt(verify_tls=False)):
             assert (trusting is None) if version == "1" else "HTTP 404" in str(trusting)
