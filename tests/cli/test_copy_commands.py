@@ -1,5 +1,6 @@
 """`tidegauge copy`, `export` and `import`, as processes: they give up their rights."""
 
+import contextlib
 import signal
 import sqlite3
 import subprocess
@@ -8,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.servers import free_port
+from tests.servers import Influxd, free_port, need_influxd
 from tests.sinks.test_copying import everything, filled, rows_of
+from tests.support import eventually
 
 
 @pytest.fixture
@@ -66,6 +68,39 @@ def test_a_copy_to_a_store_that_is_down_waits_until_it_is_stopped(config: Path, 
     assert process.returncode == 130, said
     assert "the same command goes on from here" in said
     assert (copies / "sql-to-down.job").exists()
+
+
+@pytest.mark.integration
+def test_a_copy_that_is_killed_goes_on_and_doubles_nothing(config: Path, tmp_path: Path) -> None:
+    need_influxd()
+    original = tmp_path / "state" / "server" / "tidegauge.db"
+    original.unlink()
+    filled(original, everything(ticks=200))
+    job = tmp_path / "state" / "server" / "copies" / "sql-to-influx.job"
+    with Influxd(tmp_path / "influxd") as server:
+        config.write_text(
+            f'{config.read_text()}[sinks.influx]\nenabled = false\nplugin = "influxdb"\nurl = "{server.url}"\nbatch_rows = 5\n'
+        )
+
+        def held() -> list[tuple[int, int]]:
+            rows = server.query('SELECT memory_usage_bytes, host FROM "container"', "tidegauge")
+            return sorted((row["time"], row["memory_usage_bytes"]) for row in rows)
+
+        server.query("CREATE DATABASE tidegauge")
+        for _ in range(3):
+            before = len(held())
+            process = subprocess.Popen(command(config, "copy", "--to", "influx"), stderr=subprocess.DEVNULL)
+            eventually(lambda before=before: len(held()) > before + 10)  # type: ignore[misc]
+            process.kill()
+            process.wait()
+            if not job.exists():  # it was quicker than the look at the store
+                break
+        assert run(config, "copy", "--to", "influx").returncode == 0
+        with contextlib.closing(sqlite3.connect(original)) as conn:
+            sql = "SELECT ts_ms, memory_usage_bytes FROM sample JOIN container ON id = container WHERE path <> '/'"
+            stored = sorted(conn.execute(f"{sql} AND memory_usage_bytes IS NOT NULL"))
+        assert held() == stored
+    assert not job.exists()
 
 
 @pytest.mark.parametrize(
