@@ -171,14 +171,6 @@ class InfluxdbSink:
             self._transport.close()
             self._transport = None
 
-    def check(self) -> str | None:
-        """None if the store answers a ping, else what is wrong."""
-        try:
-            ping(self._endpoint())
-        except SinkError as exc:
-            return str(exc)
-        return None
-
     def history(self) -> InfluxdbHistory | None:
         """What this sink has written, by queries; in the layout `native` alone. VictoriaMetrics has no such queries."""
         return self._history if self._config.layout == "native" else None

@@ -1,4 +1,4 @@
-"""Reads the SQL store: containers that live, and the samples of one. Safe from any thread, beside the writer."""
+"""Reads the SQL store: history, and whole samples of a container. Safe from any thread, beside the writer."""
 
 import contextlib
 import math
@@ -7,31 +7,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import msgspec
 import sqlalchemy as sa
 
 from tidegauge.pipeline.buckets import Bucket
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, SCALAR_TABLES
 from tidegauge.pipeline.history import Bounds, ContainerKey, Kept, Reading, Span, StoredContainer, StoreError, TooMuch
-from tidegauge.pipeline.machine import Machine
 from tidegauge.pipeline.plugin import Point
-from tidegauge.pipeline.records import MAX_INT, Container, Metric, Spec, Value
+from tidegauge.pipeline.records import MAX_INT, Metric, Value
 from tidegauge.sinks.sql import history_series, rollup_read
 from tidegauge.sinks.sql.database import Database
 from tidegauge.sinks.sql.sqlite import SqliteDatabase
-from tidegauge.sinks.sql.tables import SPEC_COLUMNS, container_metadata, metadata, sql_name
+from tidegauge.sinks.sql.tables import metadata, sql_name
 
 T = TypeVar("T")
 _REMEMBER_S = 60.0
 """How long it is remembered since when there are rows."""
-_LIVE = f"""
-SELECT c.number, c.source, c.instance, c.epoch, c.boot_id, c.path, c.host, c.created_ms,
-       {", ".join(f"m.{c.name}" for c in container_metadata.columns if c.name != "container")}
-FROM container c JOIN container_metadata m ON m.container = c.id
-WHERE c.ended_ms IS NULL
-  AND m.valid_from_ms = (SELECT max(valid_from_ms) FROM container_metadata WHERE container = c.id)
-ORDER BY c.path, c.source, c.instance, c.epoch
-"""
 _SAMPLE_COLUMNS = frozenset(c.name for c in metadata.tables["sample"].columns)
 _EPOCHS = """
 SELECT id, first_ms, last_ms FROM container JOIN container_span ON container = id WHERE instance = ?
@@ -139,10 +129,6 @@ class SqlHistory:
         with self._asked(bounds.deadline_s) as conn:
             return rollup_read.rolled(conn, containers, metric, width_ms, since_ms, until_ms, bounds, with_sketch=with_sketch)
 
-    def live_containers(self) -> Sequence[Container]:
-        with self._connected() as conn:
-            return [_container(row) for row in _rows(conn, _LIVE)]
-
     def points(self, instance: str, start_ms: int | None, end_ms: int | None, limit: int | None) -> Sequence[Point]:
         low, high = -MAX_INT if start_ms is None else start_ms, MAX_INT if end_ms is None else end_ms
         left = MAX_INT if limit is None else limit
@@ -206,15 +192,3 @@ def _rows(conn: sa.Connection, sql: str, *arguments: int | str) -> list[Mapping[
 
 def _values(row: Mapping[str, Any], label: str = "") -> dict[str, Value]:
     return {k: v for k, v in row.items() if v is not None and k not in ("ts_ms", "container", "is_closing", label)}
-
-
-def _container(row: Mapping[str, Any]) -> Container:
-    spec = Spec(**{name: row[name] for name in SPEC_COLUMNS})
-    decoded = {
-        "aliases": msgspec.json.decode(row["aliases"], type=tuple[str, ...]),
-        "labels": msgspec.json.decode(row["labels"], type=dict[str, str]),
-        "environment": msgspec.json.decode(row["environment"], type=dict[str, str]),
-        "spec": None if spec == Spec() else spec,
-        "machine": None if row["machine"] is None else msgspec.json.decode(row["machine"], type=Machine),
-    }
-    return Container(**{name: value for name, value in row.items() if name not in SPEC_COLUMNS} | decoded)

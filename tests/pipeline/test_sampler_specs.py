@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.pipeline.sampler_rig import ORIGIN
+from tests.sinks.databases import live
 from tests.support import eventually, need
 
 from tidegauge.collectors.cgroup_v1 import CgroupV1Collector
@@ -20,7 +21,6 @@ from tidegauge.pipeline.sampler import Sampler
 from tidegauge.pipeline.sampler_config import SamplerConfig
 from tidegauge.pipeline.sampling import Collected
 from tidegauge.pipeline.schedule import Schedule
-from tidegauge.sinks.sql.history import SqlHistory
 from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
 from tidegauge.sinks.sql.tables import SPEC_COLUMNS
 
@@ -124,6 +124,7 @@ def test_limits_and_the_machine_reach_sqlite_and_so_does_a_changed_limit(cgroup:
     sink = SqlSink(SqlConfig(url=f"sqlite:///{tmp_path}/a.db"))
     sink.open()
     sink.write(log.records())
+    stored = {c.path: c for c in live(sink)}
     sink.close()
     db = sqlite3.connect(tmp_path / "a.db")
     rows = db.execute(
@@ -136,9 +137,6 @@ def test_limits_and_the_machine_reach_sqlite_and_so_does_a_changed_limit(cgroup:
     db.close()
     assert msgspec.structs.astuple(before) in rows[:-1]
     assert rows[-1] == msgspec.structs.astuple(after)
-    history = SqlHistory(tmp_path / "a.db")
-    stored = {c.path: c for c in history.live_containers()}
-    history.close()
     assert stored[cgroup.inner].spec == after
     host = newest("/")
     assert host is not None

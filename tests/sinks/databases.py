@@ -5,17 +5,21 @@ Everything is read with plain SQL over drivers alone: nothing of the package's r
 
 import contextlib
 import hashlib
+import json
 import sqlite3
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 import sqlalchemy as sa
 from tests.servers import PostgresServer
 
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, SCALAR_TABLES
+from tidegauge.pipeline.machine import Machine
+from tidegauge.pipeline.records import Container, Spec
 from tidegauge.sinks.sql import migrate
 from tidegauge.sinks.sql.database import open_database
 from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
@@ -109,3 +113,28 @@ def everything(sink: SqlSink) -> list[tuple[tuple[str, int, int], dict[str, Any]
             suffix = f"[{instance}]" if instance else ""
             into |= {f"{name}{suffix}": v for name, v in values.items() if v is not None}
     return list(out.items())
+
+
+def live(sink: SqlSink) -> list[Container]:
+    """Containers that have not ended, with their newest metadata, ordered by path; without what is not stored."""
+    found = []
+    for row in dicts(
+        sink,
+        "SELECT c.number, c.source, c.instance, c.epoch, c.boot_id, c.path, c.host, c.created_ms, m.* "
+        "FROM container c JOIN container_metadata m ON m.container = c.id WHERE c.ended_ms IS NULL "
+        "AND valid_from_ms = (SELECT max(valid_from_ms) FROM container_metadata WHERE container = c.id) ORDER BY c.path",
+    ):
+        del row["container"]
+        spec = Spec(**{name: row.pop(name) for name in Spec.__struct_fields__})
+        aliases, labels, environment, machine = (row.pop(n) for n in ("aliases", "labels", "environment", "machine"))
+        found.append(
+            Container(
+                **row,
+                aliases=tuple(json.loads(aliases)),
+                labels=json.loads(labels),
+                environment=json.loads(environment),
+                spec=None if spec == Spec() else spec,
+                machine=None if machine is None else msgspec.json.decode(machine, type=Machine),
+            )
+        )
+    return found

@@ -86,13 +86,6 @@ def records() -> list[Record]:
 
 
 @pytest.fixture(scope="module")
-def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influxd]:
-    need_influxd()
-    with Influxd(tmp_path_factory.mktemp("influxd")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def both(influxd: Influxd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HistoryReader, HistoryReader]]:
     """The same records in InfluxDB and in SQLite."""
     influx = InfluxdbSink(InfluxdbConfig(url=influxd.url, database="history", host="host-a"))

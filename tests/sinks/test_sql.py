@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.servers import free_port
-from tests.sinks.databases import Postgresql, Sqlite, ask, everything
+from tests.sinks.databases import Postgresql, Sqlite, ask, everything, live
 
 from tidegauge.pipeline.catalogue import INSTANCE_LABELS, METRICS, SCALAR_TABLES, Catalogue
 from tidegauge.pipeline.errors import ConfigError, PermanentError, RetryableError
@@ -372,8 +372,8 @@ def test_history_gives_back_what_was_written(sink: SqlSink) -> None:
         assert [p.ts_ms for p in history.points(containers[1].instance, first, last, None)] == [s.ts_ms for s in samples[2:8]]
         assert [p.ts_ms for p in history.points(containers[1].instance, first, last, 2)] == [s.ts_ms for s in samples[6:8]]
         assert history.points("no such", None, None, None) == []
-        live = [msgspec.structs.replace(c, pairs=(), row=0) for c in containers if c.number != 3]
-        assert history.live_containers() == sorted(live, key=lambda c: c.path)
+        living = [msgspec.structs.replace(c, pairs=(), row=0) for c in containers if c.number != 3]
+        assert live(sink) == sorted(living, key=lambda c: c.path)
     finally:
         history.close()
 
