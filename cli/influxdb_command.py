@@ -52,8 +52,9 @@ def downsampling(
 
     config = load(config_file, state_dir, assignments)
     tables = {n: t for n, t in configuration.sink_tables(config).items() if str(t.get("plugin") or n) == "influxdb"}
-    if name is None and len(tables) == 1:
-        name = next(iter(tables))
+    native = [n for n, t in tables.items() if t.get("layout", "native") == "native"]
+    if name is None and len(native) == 1:
+        name = native[0]
     if name not in tables:
         raise ConfigError(f"--sink: expected one of {', '.join(tables) or 'none, no sink writes to InfluxDB'}, got {name}")
     cls, _, own = configuration.split_sink(name, tables[name], config)

@@ -164,7 +164,9 @@ class InfluxdbSink:
             if memory is not None:
                 memory.commit()
         if rejected:
-            raise PartialWriteError(f"write to {self._config.url}: {len(rejected)} rows rejected", rejected)
+            where = f"write to {self._config.url}: "
+            first = rejected[min(rejected)].removeprefix(where)
+            raise PartialWriteError(f"{where}{len(rejected)} rows rejected, the first because of: {first}", rejected)
 
     def close(self) -> None:
         if self._transport is not None:

@@ -209,7 +209,10 @@ def test_a_retention_that_differs_is_told_once_and_left(influxd: Influxd, caplog
 def test_the_command_sets_up_and_prints(influxd: Influxd, tmp_path: Any) -> None:
     write(influxd, "cli", sample(time.time() - 700, 1, 1)).close()
     config = tmp_path / "t.toml"
-    config.write_text(f'[sinks.influxdb]\nurl = "{influxd.url}"\ndatabase = "cli"\n')
+    config.write_text(
+        f'[sinks.influxdb]\nurl = "{influxd.url}"\ndatabase = "cli"\n'
+        f'[sinks.old]\nplugin = "influxdb"\nurl = "{influxd.url}"\nlayout = "heapster"\n'
+    )
 
     def run(*options: str) -> str:
         arguments = ["influxdb", "downsampling", "--config", str(config), "--state-dir", str(tmp_path), *options]
@@ -229,7 +232,7 @@ def test_the_command_sets_up_and_prints(influxd: Influxd, tmp_path: Any) -> None
     transport.close()
     refused = CliRunner().invoke(main, ["influxdb", "downsampling", "--sink", "other", "--config", str(config)])
     assert refused.exit_code == 78
-    assert "--sink: expected one of influxdb, got other" in refused.output
+    assert "--sink: expected one of influxdb, old, got other" in refused.output
 
 
 class Api(BaseHTTPRequestHandler):

@@ -153,6 +153,8 @@ def test_a_conflict_names_its_rows_where_their_number_fits(store: Refusing) -> N
     assert isinstance(error, PartialWriteError)
     assert error.rejected.keys() == {1, 2, 3}
     assert "field type conflict" in error.rejected[1]
+    assert str(error).startswith(f"write to {store.url}: 3 rows rejected, the first because of: HTTP 422: ")
+    assert "cpu_usage_ns" in str(error)
 
 
 @pytest.mark.parametrize(("kind", "dropped"), [(b"integer", 2), (b"integer", 0), (b"float", 3), (b"string", 1), (b"odd", 3)])
