@@ -17,6 +17,13 @@ def test_links_lead_somewhere(page: str) -> None:
             assert (ROOT / Path(page).parent / target.partition("#")[0]).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_are_named_are_there(page: str) -> None:
+    folders = "alembic|api|bench|cli|client|collectors|docs|pipeline|sinks|tests"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]*)`", (ROOT / page).read_text()):
+        assert (ROOT / name).exists(), name
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     for page in PAGES:
