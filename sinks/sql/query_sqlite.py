@@ -62,7 +62,7 @@ class SqliteStore:
             )
             self._bound(conn)
         except sqlite3.Error as exc:
-            raise QueryError(Why.STORE, f"The database cannot be opened: {exc}.") from exc
+            raise QueryError(Why.STORE, f"The database {self._path} cannot be opened: {exc}.") from exc
         conn.set_progress_handler(lambda: time.monotonic() > deadline_s, _STEPS)
         try:
             # Python 3.11 says "one statement at a time" by a Warning, later ones by a ProgrammingError

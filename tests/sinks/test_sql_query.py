@@ -237,6 +237,7 @@ def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(QueryError) as caught:
         ask(target(tmp_path / "no.db"), Question("SELECT 1"))
     assert caught.value.why is Why.STORE
+    assert str(tmp_path / "no.db") in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
