@@ -72,37 +72,31 @@ def rolled(
         .limit(bounds.rows + 1)
     )
     keys = {c.ref: c.key for c in containers}
+    is_counter, has_sketch, last = metric.kind is Kind.COUNTER, "sketch" in parts, parts.index("last")
     count = 0
     with conn.execution_options(stream_results=True).execute(asked) as streamed:
         while rows := streamed.fetchmany(_CHUNK):
             count += len(rows)
             bounds.check(count)
             for id_, instance, ts_ms, readings, covered_ms, partial, *values in rows:
-                own = dict(zip(parts, values, strict=True))
-                if own["last"] is None:
+                if values[last] is None:
                     continue
                 if partial is not None:
                     readings, covered_ms = partial_of(partial).get(metric.name, (readings, covered_ms))
-                bucket = _bucket(metric.kind, ts_ms, width_ms, readings, covered_ms, own)
+                bucket = Bucket(ts_ms, ts_ms + width_ms)
+                bucket.count, bucket.covered_ms, bucket.last = readings, covered_ms, values[last]
+                if is_counter:
+                    bucket.increase = values[0]
+                else:
+                    bucket.min, bucket.max = values[1:3]
+                    bucket.total = (values[0] or 0) * covered_ms
+                if has_sketch:
+                    bucket.sketch = Sketch.decode(values[-1]) if values[-1] is not None else Sketch()
                 found.setdefault(keys[id_], {}).setdefault(instance, []).append(bucket)
     for by_instance in found.values():
         for buckets in by_instance.values():
             buckets.sort(key=lambda bucket: bucket.start_ms)
     return found
-
-
-def _bucket(kind: Kind, ts_ms: int, width_ms: int, count: int, covered_ms: int, own: Mapping[str, object]) -> Bucket:
-    encoded = own.get("sketch")
-    sketch = Sketch.decode(encoded) if isinstance(encoded, bytes | memoryview) else Sketch() if "sketch" in own else None
-    bucket = Bucket(ts_ms, ts_ms + width_ms, sketch)
-    bucket.count, bucket.covered_ms = count, covered_ms
-    bucket.last = own["last"]  # type: ignore[assignment]
-    if kind is Kind.COUNTER:
-        bucket.increase = own["increase"]  # type: ignore[assignment]
-    else:
-        bucket.min, bucket.max = own["min"], own["max"]  # type: ignore[assignment]
-        bucket.total = (own["avg"] or 0) * covered_ms  # type: ignore[operator]
-    return bucket
 
 
 def _among(column: sa.ColumnElement[int], containers: Sequence[StoredContainer]) -> sa.ColumnElement[bool]:
