@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from tidegauge.cli.options import common, load
-from tidegauge.cli.status_command import ask, ask_lines
+from tidegauge.cli.running import ask, ask_lines
 from tidegauge.pipeline.times import go_duration_s
 
 _SILENCE_S = 60.0

@@ -18,7 +18,7 @@ import msgspec
 
 from tidegauge.cli.options import common, load
 from tidegauge.cli.plot import Bucket, chart, sparkline
-from tidegauge.cli.status_command import ask
+from tidegauge.cli.running import ask
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.history_query import Given, span
 

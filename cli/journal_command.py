@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from tidegauge.cli.options import common, load
-from tidegauge.cli.status_command import ask
+from tidegauge.cli.running import ask
 from tidegauge.pipeline.dead_letters import DeadLetters
 from tidegauge.pipeline.errors import TidegaugeError
 from tidegauge.pipeline.journal import info as journal_info

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from tidegauge.cli.options import common, load
-from tidegauge.cli.status_command import ask
+from tidegauge.cli.running import ask
 
 _LEFT = ("user", "stat", "start", "command")
 

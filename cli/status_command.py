@@ -1,9 +1,6 @@
-"""`tidegauge status`: asks the running one over its Unix socket, else over its listener."""
+"""`tidegauge status`: asks the running one how it is."""
 
-import http.client
-import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +8,7 @@ import click
 import msgspec
 
 from tidegauge.cli.options import common, load
-from tidegauge.cli.run_command import socket_path
-from tidegauge.pipeline.config import Config
-from tidegauge.pipeline.errors import TidegaugeError
+from tidegauge.cli.running import ask
 
 
 @click.command("status")
@@ -29,61 +24,6 @@ def command(config_file: Path | None, state_dir: Path | None, assignments: tuple
         _print(status)
     if status["faults"]:
         sys.exit(1)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, silence_s: float = 10) -> None:
-        super().__init__("localhost", timeout=silence_s)
-        self._path, self._silence_s = path, silence_s
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self._silence_s)
-        self.sock.connect(str(self._path))
-
-
-def ask(config: Config, method: str, path: str, body: bytes | None = None, silence_s: float = 10) -> bytes:
-    """Body of the answer. TidegaugeError if nobody answers in time, or with the answer's text if it is no success."""
-    where = socket_path(config)
-    if where is None:
-        raise TidegaugeError("http.socket is switched off, so the running tidegauge cannot be asked")
-    connection = _UnixConnection(where, silence_s)
-    try:
-        connection.request(method, path, body)
-        response = connection.getresponse()
-        text = response.read()
-    except (FileNotFoundError, ConnectionRefusedError) as exc:
-        raise TidegaugeError(f"no tidegauge runs on {config.state_dir} (nobody listens on {where})") from exc
-    except OSError as exc:
-        raise TidegaugeError(f"{where}: {exc.strerror or exc}") from exc
-    finally:
-        connection.close()
-    if response.status >= 300:
-        said = text.decode(errors="replace").strip()
-        # what is wrong with a parameter is the user's to mend, and names it
-        raise TidegaugeError(said if response.status == 400 else f"{method} {path}: {response.status}: {said}")
-    return text
-
-
-def ask_lines(config: Config, path: str, silence_s: float) -> Iterator[bytes]:
-    """Lines of an answer that goes on, as they come. Ends with it; errors as of `ask`, also after so much silence."""
-    where = socket_path(config)
-    if where is None:
-        raise TidegaugeError("http.socket is switched off, so the running tidegauge cannot be asked")
-    connection = _UnixConnection(where, silence_s)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        if response.status >= 300:
-            raise TidegaugeError(f"GET {path}: {response.status}: {response.read().decode(errors='replace').strip()}")
-        while line := response.readline():
-            yield line
-    except (FileNotFoundError, ConnectionRefusedError) as exc:
-        raise TidegaugeError(f"no tidegauge runs on {config.state_dir} (nobody listens on {where})") from exc
-    except (OSError, http.client.HTTPException) as exc:
-        raise TidegaugeError(f"{where}: the answer broke off: {exc}") from exc
-    finally:
-        connection.close()
 
 
 def _print(status: dict[str, Any]) -> None:
