@@ -112,8 +112,9 @@ class SqliteStore:
         if action == sqlite3.SQLITE_READ:
             if first in self._tables and database in ("main", None):
                 return sqlite3.SQLITE_OK
-            if database is None or first is None or first == "":
-                return sqlite3.SQLITE_OK  # a column of a sub-query
+            # A sub-query; or a name in FROM as it was written, of a WITH or of a table, of which no column is read.
+            if not first or (database is None and not first.lower().startswith("sqlite_")):
+                return sqlite3.SQLITE_OK
             self._refused = f"The table {first} may not be asked"
         elif action == sqlite3.SQLITE_FUNCTION:
             if str(second).lower() in FUNCTIONS:

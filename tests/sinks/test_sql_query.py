@@ -126,6 +126,8 @@ def test_rows_and_bytes_of_an_answer_are_bounded(sink: SqlSink) -> None:
         "PRAGMA table_list",
         "SELECT * FROM pragma_database_list",
         "SELECT * FROM sqlite_master",
+        "SELECT count(*) FROM sqlite_master",
+        "SELECT count(*) FROM sample, Sqlite_Schema",
         "SELECT * FROM sqlite_temp_schema",
         "SELECT * FROM sqlite_dbpage",
         "SELECT * FROM dbstat",
