@@ -12,10 +12,10 @@ from tidegauge.pipeline.discovery import IsPruned, Walked
 from tidegauge.pipeline.handover import Handover
 from tidegauge.pipeline.housekeeping import Policy, is_included, is_pruned, policy_of
 from tidegauge.pipeline.identity import Identities, Origin, first_number, is_same
+from tidegauge.pipeline.naming import Naming, NoNames
 from tidegauge.pipeline.plugin import Hierarchy
 from tidegauge.pipeline.reading import Faults
 from tidegauge.pipeline.records import Container, End
-from tidegauge.pipeline.runtimes import Naming, NoNames
 from tidegauge.pipeline.sampler_config import SamplerConfig
 
 HOST = "/"

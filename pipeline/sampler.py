@@ -25,12 +25,12 @@ from tidegauge.pipeline.identity import Origin
 from tidegauge.pipeline.kmsg import OomReport
 from tidegauge.pipeline.log_thread import Outlet
 from tidegauge.pipeline.machine import Machine, settled
+from tidegauge.pipeline.naming import Naming
 from tidegauge.pipeline.oom import REPORT_WAIT_S, OomWatch
 from tidegauge.pipeline.plugin import Hierarchy, HierarchySource, MachineSource, OomCounter, SpecSource
 from tidegauge.pipeline.reading import Complaints, Faults, Readings, SlowSource, Source, Vanished, in_order
 from tidegauge.pipeline.records import Container
 from tidegauge.pipeline.roster import HOST, Roster, Tree
-from tidegauge.pipeline.runtimes import Naming
 from tidegauge.pipeline.sampler_config import SamplerConfig
 from tidegauge.pipeline.sampler_stats import LATE_NS, SamplerStats
 from tidegauge.pipeline.slow import SlowReadings

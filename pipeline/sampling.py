@@ -11,8 +11,9 @@ from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.identity import Origin
 from tidegauge.pipeline.log_thread import Item
 from tidegauge.pipeline.metadata import MetadataConfig
+from tidegauge.pipeline.naming import Naming
 from tidegauge.pipeline.records import Batch, Container, Record, Sample, Schema
-from tidegauge.pipeline.runtimes import Binder, Naming
+from tidegauge.pipeline.runtimes import Binder
 from tidegauge.pipeline.sampler import Sampler
 from tidegauge.pipeline.sampler_config import SamplerConfig
 from tidegauge.pipeline.schedule import Schedule

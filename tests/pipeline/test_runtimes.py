@@ -17,11 +17,12 @@ from tidegauge.collectors.runtimes.containerd import ContainerdConfig, Container
 from tidegauge.collectors.runtimes.docker import DockerConfig, DockerRuntime
 from tidegauge.collectors.runtimes.kubernetes import KubernetesConfig, KubernetesRuntime
 from tidegauge.collectors.runtimes.systemd import SystemdConfig, SystemdRuntime
-from tidegauge.pipeline import runtimes
+from tidegauge.pipeline import runtime_asker, runtimes
 from tidegauge.pipeline.metadata import MAX_BYTES, MetadataConfig, allowed, bounded, described_fields
+from tidegauge.pipeline.naming import Parting
 from tidegauge.pipeline.plugin import Metadata, RuntimeRef
 from tidegauge.pipeline.records import Container, encode_record
-from tidegauge.pipeline.runtimes import Binder, Parting
+from tidegauge.pipeline.runtimes import Binder
 
 UID = "1be2c244-a7b8-5bf9-21df-7bf52074492b"
 COMPOSE = {"com.docker.compose.project": "shop", "secret": "x"}
@@ -41,8 +42,8 @@ def _docker(n: int, instance: str | None = None) -> Container:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtimes, "_UNKNOWN_S", (0.005, 0.02))
-    monkeypatch.setattr(runtimes, "_ABSENT_S", (0.005, 0.02))
+    monkeypatch.setattr(runtime_asker, "_UNKNOWN_S", (0.005, 0.02))
+    monkeypatch.setattr(runtime_asker, "_ABSENT_S", (0.005, 0.02))
     monkeypatch.setattr(runtimes, "_ASK_AGAIN_S", 0.005)
 
 

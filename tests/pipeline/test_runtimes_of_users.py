@@ -11,9 +11,11 @@ from tests.support import eventually
 
 from tidegauge.collectors.runtimes.docker import DockerConfig, DockerRuntime
 from tidegauge.collectors.runtimes.kubernetes import KubernetesConfig, KubernetesRuntime
-from tidegauge.pipeline import runtimes
+from tidegauge.pipeline import runtime_asker, runtimes
+from tidegauge.pipeline.naming import Parting
 from tidegauge.pipeline.records import Container
-from tidegauge.pipeline.runtimes import Binder, Parting, user_of
+from tidegauge.pipeline.runtime_asker import user_of
+from tidegauge.pipeline.runtimes import Binder
 
 ALICE, BOB = 1000, 1001
 POD = "1be2c244-a7b8-5bf9-21df-7bf52074492b"
@@ -40,8 +42,8 @@ def _pods(user: int) -> tuple[str, str]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtimes, "_UNKNOWN_S", (0.005, 0.02))
-    monkeypatch.setattr(runtimes, "_ABSENT_S", (0.005, 0.02))
+    monkeypatch.setattr(runtime_asker, "_UNKNOWN_S", (0.005, 0.02))
+    monkeypatch.setattr(runtime_asker, "_ABSENT_S", (0.005, 0.02))
     monkeypatch.setattr(runtimes, "_ASK_AGAIN_S", 0.005)
 
 

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 from tests.pipeline.sampler_rig import Rig, SamplerClock, World
 
+from tidegauge.pipeline.naming import Parting
 from tidegauge.pipeline.records import Container, End, Event
-from tidegauge.pipeline.runtimes import Parting
 from tidegauge.pipeline.sampler_config import PolicyConfig, SamplerConfig
 
 PATH = "/docker/c1"
