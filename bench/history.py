@@ -70,5 +70,4 @@ _GOALS: dict[tuple[str, str, str], tuple[str, float]] = {
     ("SQLite", "typed", "rate"): ("at most 10", 10),
     ("SQLite", "typed", "top"): ("at most 100", 100),
     ("SQLite", "typed", "p95"): ("at most 200", 200),
-    ("Parquet", "own", "p95"): ("at most 200", 200),
 }
