@@ -221,6 +221,19 @@ def test_a_role_that_may_do_more_is_refused(rig: Rig, setup: str, words: str) ->
         rig.sql(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
+def test_what_a_role_could_become_counts_however_far_it_is(rig: Rig) -> None:
+    """Without inheriting it either: it could SET ROLE."""
+    roles = [rig.server.role(name, "NOINHERIT") for name in ("near", "middle", "far")]
+    try:
+        rig.sql(f"GRANT SELECT ON {', '.join(VIEWS)} TO near")
+        rig.sql("GRANT pg_read_server_files TO far; GRANT far TO middle; GRANT middle TO near")
+        error = rig.refusal("SELECT count(*) FROM cpu", "near")
+        assert error.why is Why.STORE
+        assert "pg_read_server_files" in str(error)
+    finally:
+        rig.sql("; ".join(f"DROP OWNED BY {role}; DROP ROLE {role}" for role in roles))
+
+
 def test_a_role_made_as_the_documentation_says_fills_no_disk_and_no_log(rig: Rig) -> None:
     role = "tidegauge_query"
     page = (Path(__file__).parents[2] / "docs" / "query.md").read_text()
