@@ -1,6 +1,7 @@
 """What the raw cgroup files of a tree say, parsed plainly and apart from the collectors, to compare readers with."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,15 @@ Truth = dict[str, int | None]
 
 def container(path: str) -> Container:
     return Container(1, "source", "0123456789abcdef", 0, "boot", path, "host", 0, 0)
+
+
+def table_of(reader: Any, columns: Sequence[str]) -> dict[str, dict[str, int]] | None:
+    """The one table of a reader without values of its own: values by instance and column, those that are None left out."""
+    assert reader.read() == ()
+    (rows,) = reader.read_tables()
+    if rows is None:
+        return None
+    return {row[0]: {c: v for c, v in zip(columns, row[1:], strict=True) if v is not None} for row in rows}
 
 
 def text(path: Path) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.collectors.cgroup_truth import as_dict, blkio_truth, container, paths_of, truth_v1
+from tests.collectors.v1_mounts import removed
 from tests.support import need
 from tests.vm.worker import burst
 
@@ -434,14 +435,7 @@ def real_cgroup() -> Iterator[tuple[dict[str, Path], str]]:
         Path(f"{root}{path}").mkdir()
     yield mounts, path
     for root in set(mounts.values()):
-        for _ in range(100):
-            try:
-                Path(f"{root}{path}").rmdir()
-                break
-            except FileNotFoundError:
-                break
-            except OSError:
-                time.sleep(0.05)
+        removed(Path(f"{root}{path}"))
 
 
 def run_inside(mounts: dict[str, Path], path: str, code: Callable[[], None]) -> resource.struct_rusage:

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.collectors.cgroup_truth import container, paths_of
+from tests.collectors.cgroup_truth import container, paths_of, table_of
 
 from tidegauge.collectors._kernel_text import Faults
 from tidegauge.collectors.disk_io_ext import DiskIoExtCollector, DiskIoExtConfig, blkio_rows, cost_rows, policies
@@ -21,14 +20,6 @@ FILES = ("io_service_time", "io_wait_time", "io_merged", "io_queued", "sectors",
 
 def collector_of(root: Path) -> DiskIoExtCollector:
     return DiskIoExtCollector(DiskIoExtConfig(sys=root / "sys", proc=root / "proc"))
-
-
-def as_truth(reader: Any) -> dict[str, dict[str, int]] | None:
-    assert reader.read() == ()
-    (rows,) = reader.read_tables()
-    if rows is None:
-        return None
-    return {row[0]: {c: v for c, v in zip(COLUMNS, row[1:], strict=True) if v is not None} for row in rows}
 
 
 def scheduler_files(where: Path, policy: str, start: int) -> dict[str, dict[str, int]]:
@@ -75,8 +66,8 @@ def test_every_file_of_a_scheduler(v1: Path, policy: str) -> None:
     blkio = v1 / "sys/fs/cgroup/blkio"
     expected = {where: scheduler_files(where, policy, start) for where, start in ((blkio, 1000), (blkio / "a", 10))}
     collector = collector_of(v1)
-    assert as_truth(collector.reader(container("/"))) == expected[blkio]
-    assert as_truth(collector.reader(container("/a"))) == expected[blkio / "a"]
+    assert table_of(collector.reader(container("/")), COLUMNS) == expected[blkio]
+    assert table_of(collector.reader(container("/a")), COLUMNS) == expected[blkio / "a"]
     assert set(expected[blkio]["vda"]) == set(COLUMNS[:9])
 
 
@@ -90,19 +81,19 @@ def test_the_policy_that_has_entries_counts_and_files_may_be_missing(v1: Path) -
     (blkio / "a/blkio.time_recursive").unlink()
     for row in expected.values():
         del row["disk_busy_ns"]
-    assert as_truth(collector_of(v1).reader(container("/a"))) == expected
+    assert table_of(collector_of(v1).reader(container("/a")), COLUMNS) == expected
 
 
 def test_a_scheduler_that_comes_later_is_seen_by_the_hosts_reader(v1: Path) -> None:
     collector = collector_of(v1)
     host = collector.reader(container("/"))
-    assert as_truth(host) is None
+    assert table_of(host, COLUMNS) is None
     with pytest.raises(NoData, match="no I/O scheduler"):
         collector.reader(container("/a"))
     blkio = v1 / "sys/fs/cgroup/blkio"
     expected = scheduler_files(blkio, "blkio.bfq.{}_recursive", 3)
-    assert as_truth(host) == expected
-    assert as_truth(collector.reader(container("/a"))) is None
+    assert table_of(host, COLUMNS) == expected
+    assert table_of(collector.reader(container("/a")), COLUMNS) is None
 
 
 @pytest.fixture
@@ -119,29 +110,31 @@ def v2(tmp_path: Path) -> Path:
 def test_the_cost_model_counts_once_it_is_on(v2: Path) -> None:
     collector = collector_of(v2)
     host = collector.reader(container("/"))
-    assert as_truth(host) is None
+    assert table_of(host, COLUMNS) is None
     with pytest.raises(NoData, match=r"io\.cost\.qos"):
         collector.reader(container("/a"))
     root = v2 / "sys/fs/cgroup"
     (root / "io.cost.qos").write_text("8:0 enable=0 ctrl=auto\n254:0 enable=1 ctrl=auto rpct=0.00\n")
     (root / "io.stat").write_text("254:0 rbytes=1 wios=4 cost.usage=7\n")
-    assert as_truth(host) == {"254:0": {"disk_cost_usage_ns": 7000}}
+    assert table_of(host, COLUMNS) == {"254:0": {"disk_cost_usage_ns": 7000}}
     reader = collector.reader(container("/a"))
-    assert as_truth(reader) is None
+    assert table_of(reader, COLUMNS) is None
     (root / "a/io.stat").write_text(
         "8:0 rbytes=1 wbytes=2 rios=3 wios=4\n"
         "254:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0 cost.vrate=100.00 cost.usage=11 cost.wait=12"
         " cost.indebt=13 cost.indelay=14\n"
     )
     names = ("usage", "wait", "indebt", "indelay")
-    assert as_truth(reader) == {"254:0": {f"disk_cost_{n}_ns": 1000 * v for n, v in zip(names, range(11, 15), strict=True)}}
+    assert table_of(reader, COLUMNS) == {
+        "254:0": {f"disk_cost_{n}_ns": 1000 * v for n, v in zip(names, range(11, 15), strict=True)}
+    }
 
 
 @pytest.mark.parametrize(("host", "folder"), [("cgroup1", "blkio"), ("cgroup1-vm", "blkio"), ("cgroup2", "")])
 def test_recorded_hosts_have_neither(recorded_tree: Callable[[str], Path], host: str, folder: str) -> None:
     root = recorded_tree(host) / "snapshot-1"
     collector = collector_of(root)
-    assert as_truth(collector.reader(container("/"))) is None
+    assert table_of(collector.reader(container("/")), COLUMNS) is None
     for path in paths_of(root / "sys/fs/cgroup" / folder)[1:]:
         with pytest.raises(NoData):
             collector.reader(container(path))

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.collectors.cgroup_truth import container, keyed, paths_of, text
+from tests.collectors.cgroup_truth import container, keyed, paths_of, table_of, text
 from tests.collectors.hugepages import BUS, PAGE, Taker, pages
 from tests.collectors.v1_mounts import mounted
 
@@ -42,14 +41,6 @@ def truth(where: Path, is_v1: bool, sizes: tuple[str, ...] = ("2MB", "1GB")) -> 
     return out
 
 
-def as_truth(reader: Any) -> dict[str, dict[str, int]] | None:
-    assert reader.read() == ()
-    (rows,) = reader.read_tables()
-    if rows is None:
-        return None
-    return {row[0]: {c: v for c, v in zip(COLUMNS, row[1:], strict=True) if v is not None} for row in rows}
-
-
 @pytest.mark.parametrize(("host", "folder"), [("cgroup1-vm", "sys/fs/cgroup/hugetlb"), ("cgroup2", "sys/fs/cgroup")])
 def test_every_recorded_cgroup(recorded_tree: Callable[[str], Path], host: str, folder: str) -> None:
     root = recorded_tree(host) / "snapshot-1"
@@ -63,7 +54,7 @@ def test_every_recorded_cgroup(recorded_tree: Callable[[str], Path], host: str, 
             assert (host, path) == ("cgroup2", "/")
             assert not expected
             continue
-        assert as_truth(reader) == (expected or None), path
+        assert table_of(reader, COLUMNS) == (expected or None), path
         seen += bool(expected)
         reader.close()
     assert seen > 15
@@ -85,7 +76,7 @@ def test_no_controller_is_no_data_and_no_directory_is_asked_for_again(tmp_path: 
             collector.reader(container(path))
     (where / "hugetlb.64KB.current").write_text("65536\n")
     reader = collector.reader(container("/a"))
-    assert as_truth(reader) == {"64KB": {"usage_bytes": 65536}}
+    assert table_of(reader, COLUMNS) == {"64KB": {"usage_bytes": 65536}}
 
 
 def test_a_directory_made_anew_is_another_container(tmp_path: Path) -> None:
@@ -94,13 +85,13 @@ def test_a_directory_made_anew_is_another_container(tmp_path: Path) -> None:
     (where / "hugetlb.2MB.usage_in_bytes").write_text("0\n")
     collector = HugetlbCollector(HugetlbConfig(sys=tmp_path / "sys", proc=tmp_path / "proc"))
     reader = collector.reader(container("/a"))
-    assert as_truth(reader) == {"2MB": {"usage_bytes": 0}}
+    assert table_of(reader, COLUMNS) == {"2MB": {"usage_bytes": 0}}
     where.rename(where.with_name("b"))
     with pytest.raises(FileNotFoundError):
-        as_truth(reader)
+        table_of(reader, COLUMNS)
     where.mkdir()
     with pytest.raises(FileNotFoundError):
-        as_truth(reader)
+        table_of(reader, COLUMNS)
 
 
 def test_sizes_come_smallest_first() -> None:
@@ -128,11 +119,11 @@ def test_real_huge_pages_on_v1(tmp_path: Path) -> None:
         collector = HugetlbCollector(HugetlbConfig(sys=tmp_path / "sys"))
         reader = collector.reader(container(f"/{where.name}"))
         taker = Taker(where)
-        assert (as_truth(reader) or {})["2MB"] == dict.fromkeys(COLUMNS, 0) | {"limit_bytes": UNLIMITED}
+        assert (table_of(reader, COLUMNS) or {})["2MB"] == dict.fromkeys(COLUMNS, 0) | {"limit_bytes": UNLIMITED}
         assert taker.take()
         assert taker.take()
         (where / "hugetlb.2MB.limit_in_bytes").write_text(str(2 * PAGE))
-        rows = as_truth(reader) or {}
+        rows = table_of(reader, COLUMNS) or {}
         assert rows == truth(where, True, tuple(rows))
         assert rows["2MB"] == {
             "usage_bytes": 2 * PAGE,
@@ -143,7 +134,7 @@ def test_real_huge_pages_on_v1(tmp_path: Path) -> None:
         }
         assert not taker.take()
         assert taker.end() == BUS
-        after = (as_truth(reader) or {})["2MB"]
+        after = (table_of(reader, COLUMNS) or {})["2MB"]
         assert after == truth(where, True)["2MB"]
         assert after["failures"] > 0
         assert (after["max_usage_bytes"], after["usage_bytes"]) == (2 * PAGE, 0)

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.collectors.cgroup_truth import container
 from tests.collectors.made_up_host import HEAD, MadeUpHost
+from tests.collectors.v1_mounts import removed
 from tests.support import need
 
 from tidegauge.collectors._kernel_text import Faults
@@ -323,12 +323,7 @@ def test_a_real_container_with_a_namespace_of_its_own(namespaced: subprocess.Pop
         assert rows_of(reader) is None
         reader.close()
     finally:
-        for _ in range(100):
-            try:
-                where.rmdir()
-                break
-            except OSError:
-                time.sleep(0.05)
+        removed(where)
 
 
 def test_a_process_that_is_hidden_is_counted_and_said() -> None:

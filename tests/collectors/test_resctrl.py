@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.collectors.cgroup_truth import container
+from tests.collectors.cgroup_truth import container, table_of
 
 from tidegauge.collectors import resctrl
 from tidegauge.collectors._kernel_text import Faults
@@ -89,14 +89,6 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return machine
 
 
-def as_truth(reader: Any) -> dict[str, dict[str, int]] | None:
-    assert reader.read() == ()
-    (rows,) = reader.read_tables()
-    if rows is None:
-        return None
-    return {row[0]: {c: v for c, v in zip(COLUMNS, row[1:], strict=True) if v is not None} for row in rows}
-
-
 def test_without_resctrl_there_is_no_data(tmp_path: Path) -> None:
     collector = ResctrlCollector(ResctrlConfig(sys=tmp_path / "sys", proc=tmp_path / "proc"))
     with pytest.raises(NoData, match="fs/resctrl"):
@@ -116,7 +108,7 @@ def test_groups_that_hold_just_a_containers_tasks_are_its_own(machine: Machine) 
     collector = machine.collector()
     expected = {"/": machine.truth(machine.groups), "/a": machine.truth(control), "/b": machine.truth(monitoring)}
     expected |= dict.fromkeys(("/b/child", "/c", "/d", "/empty"))  # part of a group, or of two: not its own
-    assert {path: as_truth(collector.reader(container(path))) for path in expected} == expected
+    assert {path: table_of(collector.reader(container(path)), COLUMNS) for path in expected} == expected
     assert shared.exists()
     assert collector.complaint() is None
 
@@ -128,12 +120,12 @@ def test_tasks_that_move_end_and_begin_a_figure(machine: Machine) -> None:
     machine.cgroup("/b", 11)
     collector = machine.collector(lambda: now[0])
     a, b = (collector.reader(container(path)) for path in ("/a", "/b"))
-    assert (as_truth(a), as_truth(b)) == (machine.truth(group), None)
+    assert (table_of(a, COLUMNS), table_of(b, COLUMNS)) == (machine.truth(group), None)
     (group / "tasks").write_text("11\n")
     now[0] = 10.0
-    assert as_truth(a) is None
-    assert as_truth(b) == machine.truth(group)
-    assert as_truth(a) is None
+    assert table_of(a, COLUMNS) is None
+    assert table_of(b, COLUMNS) == machine.truth(group)
+    assert table_of(a, COLUMNS) is None
 
 
 def test_groups_are_made_filled_and_removed_only_if_wanted(machine: Machine) -> None:
@@ -141,22 +133,22 @@ def test_groups_are_made_filled_and_removed_only_if_wanted(machine: Machine) -> 
     machine.cgroup("/a", 10, 11, 999)
     machine.cgroup("/b", 40)
     machine.cgroup("/none")
-    assert as_truth(machine.collector().reader(container("/a"))) is None
+    assert table_of(machine.collector().reader(container("/a")), COLUMNS) is None
     assert list((machine.groups / "mon_groups").iterdir()) == []
     left = machine.add(machine.groups / "mon_groups/tidegauge-left-over", (12,), 0)
     collector = machine.collector(create_groups=True)
     a, b, none = (collector.reader(container(path)) for path in ("/a", "/b", "/none"))
     assert not left.exists()
     (machine.groups / "mon_groups/cadvisor-x").mkdir()
-    assert as_truth(none) is None
+    assert table_of(none, COLUMNS) is None
     group = machine.groups / "mon_groups/tidegauge-0123456789abcdef-0"
-    assert as_truth(a) == machine.truth(group)
+    assert table_of(a, COLUMNS) == machine.truth(group)
     assert resctrl.numbers(group / "tasks") == {10, 11}
     assert 10 not in resctrl.numbers(machine.groups / "tasks")
     machine.cgroup("/a", 10, 11, 13)
-    assert as_truth(a) == machine.truth(group)
+    assert table_of(a, COLUMNS) == machine.truth(group)
     assert resctrl.numbers(group / "tasks") == {10, 11, 13}
-    assert as_truth(b) is not None
+    assert table_of(b, COLUMNS) is not None
     assert resctrl.numbers(control / "mon_groups/tidegauge-0123456789abcdef-0/tasks") == {40}
     assert resctrl.numbers(control / "tasks") == {41}
     for reader in (a, b, none, a):
@@ -169,10 +161,10 @@ def test_a_made_group_that_somebody_removes_is_made_again(machine: Machine) -> N
     machine.cgroup("/a", 10)
     collector = machine.collector(create_groups=True)
     reader = collector.reader(container("/a"))
-    assert as_truth(reader)
+    assert table_of(reader, COLUMNS)
     (group,) = (machine.groups / "mon_groups").iterdir()
     machine.remove(group)
-    assert as_truth(reader) == machine.truth(group)
+    assert table_of(reader, COLUMNS) == machine.truth(group)
 
 
 def test_no_number_left_for_a_group_is_said(machine: Machine) -> None:
@@ -180,7 +172,7 @@ def test_no_number_left_for_a_group_is_said(machine: Machine) -> None:
         machine.add(machine.groups / "mon_groups" / name, (), 0)
     machine.cgroup("/a", 10)
     collector = machine.collector(create_groups=True)
-    assert as_truth(collector.reader(container("/a"))) is None
+    assert table_of(collector.reader(container("/a")), COLUMNS) is None
     assert "No space left" in (collector.complaint() or "")
 
 
@@ -191,7 +183,7 @@ def test_what_the_kernel_cannot_tell_has_no_value(machine: Machine) -> None:
     (data / "mon_L3_00/mbm_local_bytes").unlink()
     (data / "mon_L3_00/llc_occupancy").write_text(f"{2**63}\n")
     collector = machine.collector()
-    assert as_truth(collector.reader(container("/"))) == {"0": {"memory_bandwidth_bytes": 1000}, "1": {}}
+    assert table_of(collector.reader(container("/")), COLUMNS) == {"0": {"memory_bandwidth_bytes": 1000}, "1": {}}
     assert collector.counters() == {"absurd_values": 1, "unreadable_files": 0}
 
 

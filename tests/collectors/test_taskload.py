@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.collectors.cgroup_truth import container, paths_of
+from tests.collectors.v1_mounts import removed
 from tests.support import need
 
 from tidegauge.collectors import taskload
@@ -244,12 +245,7 @@ def busy_and_idle() -> Iterator[tuple[str, Callable[[int, int], None]]]:
     for child in children:
         child.kill()
         child.communicate()
-    for _ in range(100):
-        try:
-            where.rmdir()
-            break
-        except OSError:
-            time.sleep(0.05)
+    removed(where)
 
 
 def wait_for_input(cat: psutil.Process) -> None:
