@@ -50,6 +50,8 @@ def source_of(config: Config, name: str) -> RecordSource:
 
 def prepare(config: Config, name: str, sink: Sink) -> Path:
     """Folder for the state of copies; from here on with the rights of the server process."""
+    if not getattr(sink, "cursor_lasts", True):
+        raise ConfigError(f"--to: expected a store that lasts, got {name}, which begins anew at each start")
     state = StateDir(config.state_dir)
     if state.root.exists() and state.is_locked() and getattr(sink, "path", None) is not None:
         raise TidegaugeError(

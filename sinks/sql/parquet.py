@@ -57,10 +57,6 @@ def export(tables: TableSource, folder: Path, since_ms: int, until_ms: int, prog
     folder.mkdir(parents=True, exist_ok=True)
     rows = files = 0
     at_ms = since_ms // HOUR_MS * HOUR_MS
-    for table in SMALL:
-        made_of = _arrow(pa, table, tables.columns(table), tables.all(table))
-        _write(pa, folder / f"{table}.parquet", made_of)
-        rows, files = rows + made_of.num_rows, files + 1
     while (next_ms := tables.next_ms(at_ms)) is not None and next_ms < until_ms:
         hour_ms = next_ms // HOUR_MS * HOUR_MS
         name = f"{datetime.fromtimestamp(hour_ms / 1000, UTC):{_HOUR}}.parquet"
@@ -70,7 +66,7 @@ def export(tables: TableSource, folder: Path, since_ms: int, until_ms: int, prog
                 made = [_arrow(pa, table, columns, step) for step in steps if step]
                 if made:
                     rows, files = rows + sum(part.num_rows for part in made), files + 1
-                    _write(pa, folder / sql_name(table) / name, _sorted(pa.concat_tables(made)))
+                    _write(pa, folder / sql_name(table) / name, _sorted(pa.concat_tables(made, promote_options="permissive")))
         at_ms = hour_ms + HOUR_MS
         progress(min(at_ms, until_ms))
     spans = [*named_rows(tables, "container_span", "first_ms", "last_ms")]
@@ -83,6 +79,11 @@ def export(tables: TableSource, folder: Path, since_ms: int, until_ms: int, prog
             made_of = (_arrow(pa, table, tables.columns(table), rows) for rows in tables.rolled(table, from_ms, at_ms) if rows)
             written = _write_parts(pa, folder / table / f"{name}.parquet", made_of)
             rows, files = rows + written, files + bool(written)
+    # last, so that containers stand in them that came while rows were read
+    for table in SMALL:
+        last = _arrow(pa, table, tables.columns(table), tables.all(table))
+        _write(pa, folder / f"{table}.parquet", last)
+        rows, files = rows + last.num_rows, files + 1
     return rows, files
 
 
@@ -123,9 +124,21 @@ def _arrow(pa: Any, table: str, columns: Sequence[str], rows: Rows) -> Any:
             arrays.append(pa.array([None if isinstance(v, int) else v for v in numbers], pa.float64()))
             names += ["value_integer", "value_real"]
             continue
-        arrays.append(pa.array(values, _type(pa, metadata.tables[sql_name(table)].c[name])))
+        type_ = _type(pa, metadata.tables[sql_name(table)].c[name])
+        arrays.append(_integers(pa, f"{table}.{name}", values) if type_ == pa.int64() else pa.array(values, type_))
         names.append(name)
     return pa.table(arrays, names)
+
+
+def _integers(pa: Any, column: str, values: Sequence[Any]) -> Any:
+    """A column of whole numbers; where SQLite was given a fraction for it, of fractions: told a type, pyarrow cuts them."""
+    try:
+        made = pa.array(values)
+        if made.type not in (pa.int64(), pa.float64()):
+            made = made.cast(pa.int64())
+    except pa.ArrowException as exc:
+        raise StoreError(f"read the database: {column}: expected numbers: {exc}") from exc
+    return made
 
 
 def _write(pa: Any, path: Path, table: Any) -> None:
@@ -146,6 +159,8 @@ def _write_parts(pa: Any, path: Path, tables: Iterator[Any]) -> int:
     dictionaries = _repeating(pa, first.schema)
     with pa.parquet.ParquetWriter(fresh, first.schema, compression="zstd", use_dictionary=dictionaries) as writer:
         for table in itertools.chain([first], tables):
+            if table.schema != first.schema:
+                raise StoreError(f"read the database: {path.parent.name}: expected whole numbers, got fractions among them")
             writer.write_table(table)
             rows += table.num_rows
     os.replace(fresh, path)

@@ -109,6 +109,7 @@ def test_a_copy_that_is_killed_goes_on_and_doubles_nothing(config: Path, tmp_pat
         (("copy", "--to", "nowhere"), "--to: expected a sink of the configuration (down, memory, other, sql), got 'nowhere'"),
         (("copy", "--to", "sql"), "--to: expected another sink than --from, got 'sql' twice"),
         (("copy", "--from", "memory", "--to", "other"), "--from: expected a sink whose store can be read back"),
+        (("copy", "--to", "memory"), "--to: expected a store that lasts, got memory, which begins anew at each start"),
         (("copy", "--to", "other", "--since", "yesterday"), "--since: expected 24h (before now), "),
         (("copy", "--to", "other", "--since", "1h", "--until", "2h"), "--since: expected a time before --until"),
         (("import", "/nonexistent", "--to", "other"), "/nonexistent: expected a folder written by `tidegauge export`"),

@@ -1,5 +1,6 @@
 """Copies of a SQL store, through the runner: to another, through Parquet files, interrupted and repeated."""
 
+import contextlib
 import random
 import sqlite3
 from collections.abc import Sequence
@@ -419,3 +420,35 @@ def test_duckdb_asks_the_files_as_the_page_says(store: Path, tmp_path: Path, cap
     most = conn.execute("SELECT max(memory_working_set_bytes) / 1048576.0 FROM sample").fetchone()[0]
     assert str(most) in capsys.readouterr().out.replace(" ", "")
     conn.close()
+
+
+def test_fractions_and_large_numbers_in_a_column_of_whole_numbers_are_not_cut(store: Path, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(store)) as conn:
+        conn.execute("UPDATE sample SET memory_cache_bytes = 4096 WHERE memory_cache_bytes IS NOT NULL")
+        conn.execute("UPDATE sample SET memory_cache_bytes = 1.5 WHERE ts_ms = (SELECT max(ts_ms) FROM sample)")
+        conn.commit()
+    export(tables_of(store), tmp_path / "archive", 0, START_MS * 2, lambda ms: None)
+    assert run(TableRecords(ParquetTables(tmp_path / "archive")), sink_at(tmp_path / "to.db"), tmp_path / "copies").is_whole
+    assert rows_of(tmp_path / "to.db")["sample"] == rows_of(store)["sample"]
+
+
+def test_a_text_in_a_column_of_numbers_is_said(store: Path, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(store)) as conn:
+        conn.execute("UPDATE sample SET memory_cache_bytes = 'much' WHERE ts_ms = (SELECT max(ts_ms) FROM sample)")
+        conn.commit()
+    with pytest.raises(StoreError, match=r"sample\.memory_cache_bytes: expected numbers"):
+        export(tables_of(store), tmp_path / "archive", 0, START_MS * 2, lambda ms: None)
+
+
+def test_a_container_that_comes_during_an_export_is_in_it(store: Path, tmp_path: Path) -> None:
+    def come(_: int) -> None:
+        if not late:
+            late.append(make_container(77, "/docker/late", source="77777777-2222-3333-4444-555555555555"))
+            filled(store, late)
+
+    late: list[Record] = []
+    export(tables_of(store), tmp_path / "archive", 0, START_MS * 2, come)
+    from pyarrow import parquet
+
+    names = parquet.read_table(tmp_path / "archive" / "container.parquet")["path"].to_pylist()
+    assert "/docker/late" in names
