@@ -95,11 +95,15 @@ class Marks:
 
     def container(self, c: Container, id_: int) -> None:
         """Metadata about to be stored: what is known over a silence depends on the intervals in force."""
-        self._silences.pop(id_, None)
-        self._open.pop(id_, None)
+        self.forget(id_)
         found = self._conn.exec_driver_sql(_IN_FORCE, (id_, c.valid_from_ms)).first()
         if found is not None and tuple(found) != (c.max_interval_s, c.base_interval_s):
             self._made(c.valid_from_ms, MAX_INT, _ms(sum(found)), str(int(id_)))
+
+    def forget(self, id_: int) -> None:
+        """What is remembered of a container; it is learned anew with its next row, if there is one."""
+        self._silences.pop(id_, None)
+        self._open.pop(id_, None)
 
     def _made(self, from_ms: int, to_ms: int, silence_ms: int, ids: str) -> None:
         """Marks what is rolled up of the time on which these two times bear; what is not will be made anyway."""

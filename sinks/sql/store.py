@@ -160,7 +160,8 @@ class Store:
         self._checked = containers
 
     def _drop(self, number: int) -> None:
-        self._ids.pop(number, None)
+        if (id_ := self._ids.pop(number, None)) is not None:
+            self.marks.forget(id_)
         self._known.pop(number, None)
 
     def _id_of(self, number: int, ts_ms: int) -> int:

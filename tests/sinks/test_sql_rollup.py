@@ -18,7 +18,7 @@ from tests.sinks.databases import Postgresql, Sqlite, ask
 from tidegauge.pipeline.buckets import Bucket, buckets
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.history import Bounds, Reading, RollupReader, Span, TooMuch
-from tidegauge.pipeline.records import MAX_INT, Batch, Container, Gap, Record, Sample
+from tidegauge.pipeline.records import MAX_INT, Batch, Container, End, Gap, Record, Sample
 from tidegauge.pipeline.sketch import Sketch
 from tidegauge.pipeline.testing import SOURCE, make_batch, make_container, make_sample, make_schema
 from tidegauge.sinks.sql import retention
@@ -364,4 +364,15 @@ def test_values_that_no_column_should_hold_cost_their_own_series_alone(
     roll_up(sink, NOW_MS)
     assert ask(sink, found.format("1h")) == [(2, math.inf, 3 * 10**9)]
     assert "not a sketch" in caplog.text
+    sink.close()
+
+
+def test_of_containers_that_ended_nothing_stays_in_memory(tmp_path: Path) -> None:
+    sink = SqlSink(SqlConfig(url=f"sqlite:///{tmp_path / 'store.db'}"))
+    for number in range(1, 50):
+        sink.write([make_batch([make_sample(SCHEMA, number, START_MS)], schemas=(SCHEMA,)), End(number, START_MS + 1, number)])
+    assert sink._store is not None
+    assert not sink._store.live_ids()
+    assert not sink._store.marks._open
+    assert not sink._store.marks._silences
     sink.close()
