@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.collectors.host import HOST, _container
+from tests.collectors.cgroup_truth import container
+from tests.collectors.host import HOST
 from tests.support import descriptors_beyond_1023, eventually
 
 from tidegauge.collectors._disk_walker import Failed, Found, Measured, Walker
@@ -327,12 +328,12 @@ def test_containers_have_a_reader_and_what_lies_in_them_or_is_none_has_not(tmp_p
     collector = DiskUsageCollector(DiskUsageConfig(sys=tmp_path, proc=tmp_path))
     try:
         for path in (f"/docker/{ID}", f"/libpod_parent/libpod-{ID}", f"/kubepods.slice/cri-containerd-{ID}.scope"):
-            reader = collector.reader(_container(path))
+            reader = collector.reader(container(path))
             assert reader is not None
             assert reader.read() is None
             reader.close()
         for path in (f"/docker/{ID}/init", "/system.slice/cron.service", "/docker"):
-            assert collector.reader(_container(path)) is None
+            assert collector.reader(container(path)) is None
         assert collector.reader(HOST) is None
         assert collector.complaint() is None
     finally:

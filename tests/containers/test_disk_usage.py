@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.collectors.host import _container
+from tests.collectors import cgroup_truth
 from tests.containers.own_engine import IMAGE, OwnEngine, remove_all, run
 from tests.containers.own_podman import OwnPodman
 from tests.containers.test_runtimes_containerd import NAMESPACE, OwnContainerd
@@ -54,7 +54,7 @@ def _figures(reader: DiskUsageReader) -> TableRows | None:
 
 
 def _row(collector: DiskUsageCollector, path: str, is_settled: Callable[[TableRow], bool]) -> TableRow:
-    reader = collector.reader(_container(path))
+    reader = collector.reader(cgroup_truth.container(path))
     assert reader is not None
 
     def row() -> TableRow | None:
@@ -102,7 +102,7 @@ def test_one_that_ends_has_no_figures_and_is_no_fault(engine: OwnEngine, collect
         container = run(client, ["sleep", "1000"], name="ends")
         path = f"{engine.parent}/{container.id}"
         _row(collector, path, lambda row: True)
-        reader = collector.reader(_container(path))
+        reader = collector.reader(cgroup_truth.container(path))
         assert reader is not None
         eventually(lambda: _figures(reader) is not None, 60)
         container.remove(force=True)
@@ -128,7 +128,7 @@ def test_a_container_that_mounts_a_root_of_its_own_sends_us_nowhere(engine: OwnE
         upper = client.api.inspect_container(container.id)["GraphDriver"]["Data"]["UpperDir"]
         path = f"{engine.parent}/{container.id}"
         eventually(lambda: Path(upper, "moved").exists(), 60, str(container.logs()))
-        reader = collector.reader(_container(path))
+        reader = collector.reader(cgroup_truth.container(path))
         assert reader is not None
         walks = collector.counters()["walks"]
         keeper = run(client, ["sleep", "1000"], name="keeper")

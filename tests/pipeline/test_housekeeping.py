@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.collectors.host import _container
+from tests.collectors.cgroup_truth import container
 
 from tidegauge.pipeline.housekeeping import Policy, is_included, is_pruned, next_interval, policy_of, spread
 from tidegauge.pipeline.sampler_config import PolicyConfig, SamplerConfig
@@ -70,7 +70,7 @@ def test_the_first_policy_that_matches_holds_and_leaves_the_rest_as_it_was() -> 
 
 def test_a_policy_by_name_image_or_label_holds_once_they_are_known() -> None:
     web = msgspec.structs.replace(
-        _container("/docker/a"), name="web-1", image="nginx:1.27", labels={"com.docker.compose.service": "shop"}
+        container("/docker/a"), name="web-1", image="nginx:1.27", labels={"com.docker.compose.service": "shop"}
     )
     for policy in (
         PolicyConfig(name="web-*", base_interval_s=5),
@@ -81,7 +81,7 @@ def test_a_policy_by_name_image_or_label_holds_once_they_are_known() -> None:
         config = SamplerConfig(policies=(policy,))
         assert policy_of(config, web.path, web).base_s == 5
         assert policy_of(config, web.path).base_s == 1
-        assert policy_of(config, web.path, _container(web.path)).base_s == 1
+        assert policy_of(config, web.path, container(web.path)).base_s == 1
     for policy in (
         PolicyConfig(name="web", base_interval_s=5),
         PolicyConfig(image="nginx", base_interval_s=5),
