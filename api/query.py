@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import msgspec
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -63,30 +64,31 @@ class QueryPage:
         if not is_trusted(request.scope):
             return PlainTextResponse(f"Questions in SQL: {UNTRUSTED}\n", 403)
         try:
-            body = msgspec.json.decode(await request.body(), type=QueryBody)
+            asked = msgspec.json.decode(await request.body(), type=QueryBody)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             return PlainTextResponse(f'Body: expected JSON such as {{"sql": "SELECT ...", "limit": 100}}: {exc}\n', 400)
         stores = self._stores()
-        if body.store is not None and body.store not in stores:
+        if asked.store is not None and asked.store not in stores:
             return PlainTextResponse("There is no sink of that name that keeps its rows in SQL.\n", 404)
         if not stores:
             return PlainTextResponse("No sink that keeps its rows in SQL runs.\n", 503)
-        store = stores[body.store or (PREFERRED if PREFERRED in stores else min(stores))]
+        store = stores[asked.store or (PREFERRED if PREFERRED in stores else min(stores))]
         if self._now >= AT_A_TIME:
             busy = f"{AT_A_TIME} questions are being answered: ask again.\n"
             return PlainTextResponse(busy, 503, headers={"Retry-After": "1"})
+        is_csv = request.headers.get("accept", "").partition(";")[0].strip() == "text/csv"
         self._now += 1
         try:
-            question = Question(body.sql, body.limit, self._timeout_s, answer_bytes=ANSWER_BYTES)
-            asked = await _unless_gone(request, store, question)
+            question = Question(asked.sql, asked.limit, self._timeout_s, answer_bytes=ANSWER_BYTES)
+            found = await _unless_gone(request, store, question)
+            body = await run_in_threadpool(_body, found, is_csv)  # of a million rows it takes long
         except QueryError as exc:
             return PlainTextResponse(f"{exc}\n", _STATUS[exc.why])
         finally:
             self._now -= 1
-        found = QueryAnswer(asked.columns, [readable(row) for row in asked.rows], asked.is_cut)
-        if request.headers.get("accept", "").partition(";")[0].strip() == "text/csv":
-            return Response(to_csv(found), media_type="text/csv", headers={"X-Is-Cut": str(found.is_cut).lower()})
-        return Response(msgspec.json.encode(found), media_type="application/json")
+        if is_csv:
+            return Response(body, media_type="text/csv", headers={"X-Is-Cut": str(found.is_cut).lower()})
+        return Response(body, media_type="application/json")
 
 
 async def _unless_gone(request: Request, store: KeepsSql, question: Question) -> SqlAnswer:
@@ -110,10 +112,13 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def to_csv(answer: QueryAnswer) -> str:
-    """RFC 4180 with a header; NULL is empty."""
+def _body(found: SqlAnswer, is_csv: bool) -> bytes:
+    """JSON, or CSV as of RFC 4180 with a header and NULL empty."""
+    rows = map(readable, found.rows)
+    if not is_csv:
+        return msgspec.json.encode(QueryAnswer(found.columns, list(rows), found.is_cut))
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(answer.columns)
-    writer.writerows(answer.rows)
-    return out.getvalue()
+    writer.writerow(found.columns)
+    writer.writerows(rows)
+    return out.getvalue().encode(errors="replace")

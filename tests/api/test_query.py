@@ -69,16 +69,16 @@ def workers() -> list[int]:
 
 def test_rows_are_answered_as_json_and_as_csv(serve: Callable[..., Listener]) -> None:
     listener = serve()
-    sql = "SELECT container, count(*) AS n, avg(cpu_cores) AS cores, NULL AS absent FROM cpu GROUP BY 1"
+    sql = "SELECT container, count(*) AS n, avg(cpu_cores) AS cores, NULL AS absent, x'00ff' AS raw FROM cpu GROUP BY 1"
     response = post(listener, {"sql": sql})
     assert response.status_code == 200, response.text
     assert response.json() == {
-        "columns": ["container", "n", "cores", "absent"],
-        "rows": [["web, 1", 10, 1.0, None]],
+        "columns": ["container", "n", "cores", "absent", "raw"],
+        "rows": [["web, 1", 10, 1.0, None, "00ff"]],
         "is_cut": False,
     }
     response = post(listener, {"sql": sql}, accept="text/csv")
-    assert response.text == 'container,n,cores,absent\r\n"web, 1",10,1.0,\r\n'
+    assert response.text == 'container,n,cores,absent,raw\r\n"web, 1",10,1.0,,00ff\r\n'
     assert response.headers["content-type"].startswith("text/csv")
     assert post(listener, {"sql": "SELECT ts_ms FROM cpu", "limit": 3, "store": "sql"}).json() == {
         "columns": ["ts_ms"],
