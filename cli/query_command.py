@@ -92,7 +92,7 @@ def _store(config: configuration.Config, name: str | None) -> KeepsSql:
 @contextlib.contextmanager
 def _output(path: Path) -> Iterator[BinaryIO]:
     """A file that gets its new content whole, or keeps the old one; a device or pipe is written to as it is. OSError."""
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -102,8 +102,9 @@ def _output(path: Path) -> Iterator[BinaryIO]:
             yield file
         return
     fresh = path.with_name(f".tidegauge-{os.getpid()}.new")
+    file = fresh.open("xb")  # nobody else's, nor through a link that somebody has laid there
     try:
-        with fresh.open("wb") as file:
+        with file:
             if mode is not None:
                 os.fchmod(file.fileno(), stat.S_IMODE(mode))
             yield file

@@ -143,6 +143,5 @@ def _one_kind(values: list[Value]) -> tuple[type, list[Any]]:
     kinds = {type(value) for value in values if value is not None}
     if len(kinds) < 2:
         return next(iter(kinds), type(None)), values
-    if kinds == {int, float}:
-        return float, values
-    return str, [None if value is None else str(value) for value in readable(values)]
+    to = float if kinds == {int, float} else str
+    return to, [None if value is None else to(value) for value in readable(values)]

@@ -76,6 +76,7 @@ MIXED = """
     SELECT 9223372036854775807 AS whole, 0.5 AS part, 'é' AS words, x'00ff' AS raw, NULL AS absent,
            1 AS numbers, 1 AS words_too, x'0a' AS raw_too, 7 AS twice, 'b' AS twice
     UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, 0.5, 'a', 'b', 8, 'c'
+    UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, 9007199254740993, 1.5, NULL, NULL, NULL
 """
 
 
@@ -101,6 +102,7 @@ def test_parquet_has_a_type_for_each_column(state: Path, tmp_path: Path) -> None
         for row in (
             (2**63 - 1, 0.5, "é", b"\x00\xff", None, 1.0, "1", "0a", 7, "b"),
             (None, None, None, None, None, 0.5, "a", "b", 8, "c"),
+            (None, None, None, None, None, 2.0**53, "1.5", None, None, None),
         )
     ]
     group = parquet.ParquetFile(path).metadata.row_group(0)
