@@ -24,7 +24,14 @@ _FORMS = {"csv": as_csv, "json": as_json, "parquet": as_parquet}
 
 @click.command("query")
 @click.argument("sql")
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json", "parquet"]),
+    default="table",
+    show_default=True,
+    help="parquet needs tidegauge[parquet].",
+)
 @click.option("--limit", type=click.IntRange(1, MOST_ROWS), default=10_000, show_default=True, help="Rows at most.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 3600), default=60.0, show_default=True, help="Seconds.")
 @click.option("--sink", help="Name of the sink; else the one named sql, or the only one.")
