@@ -8,10 +8,10 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.collectors.cgroup_truth import container, text
+from tests.collectors.cgroup_truth import container, table_of, text
 from tests.collectors.hugepages import BUS, PAGE, Taker, pages
-from tests.collectors.test_disk_io_ext import as_truth as cost_of
-from tests.collectors.test_hugetlb import as_truth as huge_pages_of
+from tests.collectors.test_disk_io_ext import COLUMNS as COST_COLUMNS
+from tests.collectors.test_hugetlb import COLUMNS as HUGE_PAGES_COLUMNS
 from tests.collectors.test_hugetlb import truth as huge_pages_truth
 from tests.collectors.test_memory_numa import as_truth as nodes_of
 from tests.collectors.test_memory_numa import truth as nodes_truth
@@ -58,14 +58,14 @@ def test_huge_pages(where: Path) -> None:
         (where / "hugetlb.2MB.max").write_text(str(2 * PAGE))
         assert taker.take()
         assert taker.take()
-        rows = huge_pages_of(reader) or {}
+        rows = table_of(reader, HUGE_PAGES_COLUMNS) or {}
         assert rows == huge_pages_truth(where, False, tuple(rows))
         used = {"usage_bytes": 2 * PAGE, "reserved_bytes": 2 * PAGE, "limit_bytes": 2 * PAGE, "failures": 0}
         assert rows["2MB"] == used
         assert rows["1GB"]["limit_bytes"] == UNLIMITED
         assert not taker.take()
         assert taker.end() == BUS
-        after = huge_pages_of(reader) or {}
+        after = table_of(reader, HUGE_PAGES_COLUMNS) or {}
         assert after == huge_pages_truth(where, False, tuple(after))
         assert after["2MB"]["failures"] > 0
         assert after["2MB"]["usage_bytes"] == 0
@@ -114,19 +114,19 @@ def test_events_of_the_kernel(where: Path) -> None:
 def test_what_the_cost_model_charges(where: Path, worker: Worker) -> None:
     collector = DiskIoExtCollector(DiskIoExtConfig())
     host = collector.reader(container("/"))
-    assert cost_of(host) is None
+    assert table_of(host, COST_COLUMNS) is None
     with pytest.raises(NoData):
         collector.reader(container(f"/{where.name}"))
     details = Path("/sys/module/blk_cgroup/parameters/blkcg_debug_stats")
     details.write_text("1")
     (ROOT / "io.cost.qos").write_text("254:0 enable=1")
     try:
-        cost_of(host)
+        table_of(host, COST_COLUMNS)
         reader = collector.reader(container(f"/{where.name}"))
         row: dict[str, int] = {}
         for _ in range(40):  # the model adds up now and then
             worker.do(write_directly)
-            row = (cost_of(reader) or {}).get("vda", {})
+            row = (table_of(reader, COST_COLUMNS) or {}).get("vda", {})
             if row.get("disk_cost_usage_ns"):
                 break
             time.sleep(0.05)
@@ -134,7 +134,7 @@ def test_what_the_cost_model_charges(where: Path, worker: Worker) -> None:
         raw: dict[str, int] = {}
         for _ in range(100):
             raw = costs_of(where)
-            row = (cost_of(reader) or {})["vda"]
+            row = (table_of(reader, COST_COLUMNS) or {})["vda"]
             if raw == costs_of(where):
                 break
             time.sleep(0.05)
