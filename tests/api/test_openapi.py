@@ -44,6 +44,13 @@ def test_every_route_and_method_is_there_and_no_other(config: HttpConfig) -> Non
         assert taken.path == operation.route, f"{operation.path} is answered by another route"
 
 
+def test_links_of_the_page_lead_somewhere(config: HttpConfig) -> None:
+    links = re.findall(r"<a href=([^ >]+)>", app._index(View()))  # type: ignore[arg-type]
+    assert len(links) >= 9
+    for link in links:
+        assert any(r.path_regex.fullmatch(f"/{link}") for r in _routes(config).values()), link
+
+
 CADVISOR = filled()
 CADVISOR.processes = {"processes": []}
 
