@@ -22,13 +22,14 @@ from tidegauge.pipeline import buckets
 from tidegauge.pipeline.history import Reading, Span, StoredContainer
 from tidegauge.pipeline.history_query import Question, fits_instance
 from tidegauge.pipeline.history_resolution import needs_sketch
+from tidegauge.pipeline.rates import table_silence_ms
 from tidegauge.pipeline.records import Kind, Metric, Value
 from tidegauge.pipeline.sketch import Sketch
 
 SLOW_SILENCE_MS = 600_000
 """Beyond the silence of samples: what slow collectors read is in some samples only, and may be that much older."""
-_EACH_SAMPLE = ("sample", "sample_host", "network", "disk_io", "percpu", "host_cpu", "host_disk", "filesystem")
-"""Tables that nearly every sample has, but closing ones."""
+_CORE = ("sample", "sample_host", "network", "disk_io", "percpu", "host_cpu", "host_disk", "filesystem")
+"""Tables that nearly every sample has, but closing ones; and filesystems."""
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -59,8 +60,8 @@ class Series(msgspec.Struct, frozen=True):
 
 
 def silence_ms_of(c: StoredContainer, metric: Metric) -> int:
-    """Of core tables the samples' own; others are of slow collectors, in part."""
-    return c.silence_ms if metric.table in _EACH_SAMPLE else c.silence_ms + SLOW_SILENCE_MS
+    """Of core tables the samples' own, and of filesystems a minute at least; others are of slow collectors, in part."""
+    return table_silence_ms(c.silence_ms, metric.table) if metric.table in _CORE else c.silence_ms + SLOW_SILENCE_MS
 
 
 def readings_of(own: Mapping[str, Sequence[Reading]], instance: str | None, metric: Metric) -> Sequence[Reading]:

@@ -107,6 +107,16 @@ def max_silence_ms(container: Container) -> int:
     return round(1000 * (container.max_interval_s + container.base_interval_s))
 
 
+FILESYSTEM_SILENCE_MS = 61_000
+"""Filesystems are read apart, each ten seconds unless set otherwise, and stand in some samples only, while the host itself is
+sampled at its base interval. What was read of them holds at least so long."""
+
+
+def table_silence_ms(silence_ms: int, table: str) -> int:
+    """The longest interval between two readings of a table over which nothing is unknown, where that of samples is given."""
+    return max(silence_ms, FILESYSTEM_SILENCE_MS) if table == "filesystem" else silence_ms
+
+
 def rate_between(before: Point, after: Point, gaps: Sequence[Gap] = (), silence_ms: int | None = None) -> Rate | None:
     """The rate from one reading to the next one; None where there is none, and for points out of order."""
     if after.ts_ms <= before.ts_ms:

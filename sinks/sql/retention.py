@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from tidegauge.pipeline.rates import FILESYSTEM_SILENCE_MS
 from tidegauge.pipeline.records import MAX_INT
 from tidegauge.sinks.sql import partitions
 from tidegauge.sinks.sql.database import Database
@@ -170,7 +171,7 @@ class Retention:
 
     def _bars(self) -> dict[int, int]:
         """By resolution, from when on rows have to stay since something is still to be made of them."""
-        silence_ms = round(1000 * (self._conn.exec_driver_sql(_SILENCE).scalar() or 0))
+        silence_ms = max(FILESYSTEM_SILENCE_MS, round(1000 * (self._conn.exec_driver_sql(_SILENCE).scalar() or 0)))
         five, hour = (
             self._conn.exec_driver_sql("SELECT min(ts_ms) FROM rollup_dirty WHERE width_ms = ?", (width_ms,)).scalar()
             for width_ms in (FIVE_MINUTES_MS, HOUR_MS)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import sqlalchemy as sa
 
 from tidegauge.pipeline.history import Span
+from tidegauge.pipeline.rates import FILESYSTEM_SILENCE_MS, table_silence_ms
 from tidegauge.sinks.sql.database import Database
 from tidegauge.sinks.sql.rollup_marks import FINAL_AFTER_MS, MARK, Marks
 from tidegauge.sinks.sql.rollup_rows import Row, Series, merged, shape_of
@@ -118,7 +119,7 @@ class Rollup:
         end_ms = start_ms + FIVE_MINUTES_MS
         with self.conn.begin():
             known = self._known(start_ms, end_ms, marks)
-        most_ms = max((k.silence_ms for k in known.values()), default=0)
+        most_ms = max((FILESYSTEM_SILENCE_MS, *(k.silence_ms for k in known.values())))
         if not known or (deleted_ms is not None and start_ms - 2 * most_ms < deleted_ms):
             # Raw rows were deleted since it was made: what stands there knows more than can be told now.
             yield from self._forget(FIVE_MINUTES_MS, start_ms, marks)
@@ -146,7 +147,7 @@ class Rollup:
             sources.setdefault(source, []).append(id_)
         out: dict[int, _Known] = {}
         for source, own in sources.items():
-            most_ms = max((silences.get(id_, 0) for id_ in own), default=0)
+            most_ms = max((FILESYSTEM_SILENCE_MS, *(silences.get(id_, 0) for id_ in own)))
             span = (source, start_ms - 2 * most_ms, end_ms + most_ms)
             gaps = self.conn.exec_driver_sql(_GAPS, span).all()
             of_all = [(g[1], g[2]) for g in gaps if g[0] is None]
@@ -192,7 +193,8 @@ class Rollup:
         def reduce() -> Iterator[None]:
             for done, (key, rows) in enumerate(waiting.items(), 1):
                 if key not in series:
-                    series[key] = Series(shape, start_ms, end_ms, *known[key[0]])
+                    silence_ms, gaps = known[key[0]]
+                    series[key] = Series(shape, start_ms, end_ms, table_silence_ms(silence_ms, table.table), gaps)
                 if (own := series[key]) is not None:
                     try:
                         own.feed(rows)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
+from tidegauge.pipeline.rates import FILESYSTEM_SILENCE_MS
 from tidegauge.pipeline.records import MAX_INT, Container, Gap, Sample
 from tidegauge.sinks.sql.database import Writer
 from tidegauge.sinks.sql.rows import Insert
@@ -127,4 +128,5 @@ class Marks:
 
 
 def _ms(seconds: float | None) -> int:
-    return round(1000 * (seconds or 0.0))
+    """The longest silence of any of a container's tables, where that of its samples is given."""
+    return max(FILESYSTEM_SILENCE_MS, round(1000 * (seconds or 0.0)))

@@ -18,6 +18,8 @@ from tests.sinks.databases import Postgresql, Sqlite, ask
 from tidegauge.pipeline.buckets import Bucket, buckets
 from tidegauge.pipeline.catalogue import Catalogue
 from tidegauge.pipeline.history import Bounds, Reading, RollupReader, Span, TooMuch
+from tidegauge.pipeline.history_answer import answer
+from tidegauge.pipeline.history_query import Question
 from tidegauge.pipeline.records import MAX_INT, Batch, Container, End, Gap, Record, Sample
 from tidegauge.pipeline.sketch import Sketch
 from tidegauge.pipeline.testing import SOURCE, make_batch, make_container, make_sample, make_schema
@@ -298,6 +300,52 @@ def test_rollups_are_read_back_as_the_buckets_of_the_definition(tmp_path: Path) 
     assert reader.kept(catalogue["tcp_established"]) == {}
     with pytest.raises(TooMuch, match="more than 3 rows"):
         reader.rolled(found, catalogue["cpu_usage_ns"], FIVE_MINUTES_MS, 0, NOW_MS, bounds._replace(rows=3))
+    sink.close()
+    reader.close()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_filesystems_of_a_host_that_is_read_each_second_are_known(tmp_path: Path, seed: int) -> None:
+    """They stand in a sample each ten seconds or so, as their collector answers; the host may be silent for two."""
+    schema = make_schema(("load1",), ("filesystem",))
+    c = make_container(1, "/", base_interval_s=1.0, max_interval_s=1.0)
+    lag = random.Random(seed)
+    samples, held, read_s = [], [], 0
+    for second in range(4000):
+        row = None
+        if second >= read_s:
+            read_s = second + lag.choice((9, 10, 10, 11, 14, 40))
+            held.append((second * 1000, (10 << 20) + second))
+            row = (("/dev/vda", 100 << 20, held[-1][1], None, None, None),)
+        samples.append(Sample(1, START_MS + second * 1000, schema.id, (0.5,), (row,)))
+    sink = SqlSink(SqlConfig(state_dir=tmp_path, retention_s=0, retention_bytes=0))
+    for first in range(0, len(samples), 300):  # as they come: roll-ups are made meanwhile
+        part = samples[first : first + 300]
+        sink.write([make_batch(part, (c,), (schema,))])
+        roll_up(sink, part[-1].ts_ms)
+    roll_up(sink, NOW_MS)
+
+    def mean(from_ms: int, to_ms: int) -> float:
+        spans = zip(held, [*held[1:], (held[-1][0], 0)], strict=True)
+        known = [(value, max(0, min(until, to_ms) - max(at, from_ms))) for (at, value), (until, _) in spans]
+        return sum(value * ms for value, ms in known) / sum(ms for _, ms in known)
+
+    reader = sink.history()
+    for resolution, width_ms in (("raw", FIVE_MINUTES_MS), ("5m", FIVE_MINUTES_MS), ("1h", HOUR_MS)):
+        question = Question(
+            metric="filesystem_usage_bytes",
+            since_ms=START_MS,
+            until_ms=START_MS + 2 * HOUR_MS,
+            bucket_ms=width_ms,
+            resolution=resolution,
+        )
+        (found,) = answer(reader, question, Bounds(10**6, time.monotonic() + 60), NOW_MS).series
+        whole = [p for p in found.points if p.ts_ms + width_ms <= START_MS + held[-1][0]]
+        assert len(whole) == (13 if width_ms == FIVE_MINUTES_MS else 1)
+        for point in whole:
+            at_ms = point.ts_ms - START_MS
+            assert (point.coverage, point.value) == (1.0, pytest.approx(mean(at_ms, at_ms + width_ms), rel=1e-12))
+        assert found.value == pytest.approx(mean(0, held[-1][0]), rel=1e-12)
     sink.close()
     reader.close()
 
