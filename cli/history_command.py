@@ -21,6 +21,7 @@ from tidegauge.cli.plot import Bucket, chart, sparkline
 from tidegauge.cli.running import ask
 from tidegauge.pipeline.config import Config
 from tidegauge.pipeline.history_query import Given, span
+from tidegauge.pipeline.records import UNLIMITED
 
 _CHARTS = 3
 """So many series have a plot each; more have a line each."""
@@ -146,11 +147,14 @@ def plot(answer: dict[str, Any], width: int, *, instance: str | None = None, is_
     lines = [heading(answer), *_instances(answer, instance), ""]
     if len(answer["series"]) > _CHARTS:
         return [*lines, *_sparklines(answer, width, number, is_ascii), *_legend(answer, is_ascii)]
+    drawn = [s for s in answer["series"] if any(p["value"] is not None for p in s["points"])]
     for series, name in zip(answer["series"], titles(answer), strict=True):
         lines.append(f"{name}   {_summary(series, number)}")
+        if series not in drawn:
+            continue
         lines += chart(_buckets(series, answer), width, _HEIGHT, number, is_ascii=is_ascii, is_binary=is_binary)
         lines.append("")
-    return [*lines, *_legend(answer, is_ascii)]
+    return [*lines, *(_legend(answer, is_ascii) if drawn else ())]
 
 
 def _instances(answer: dict[str, Any], instance: str | None) -> list[str]:
@@ -217,7 +221,7 @@ def _title(labels: dict[str, str], name: str) -> str:
 
 def _summary(series: dict[str, Any], number: Callable[[float], str]) -> str:
     if series["value"] is None:
-        return "unknown"
+        return "nothing is known of it"
     known = [p["value"] for p in series["points"] if p["value"] is not None]
     ends = f", buckets {number(min(known))} to {number(max(known))}" if known else ""
     share = series["coverage"]
@@ -263,7 +267,12 @@ def as_csv(answer: dict[str, Any]) -> str:
 
 
 def formatter(unit: str) -> Callable[[float], str]:
-    """How a value of the unit is written for people: `512Mi`, `1.5Mi/s`, `0.25`, `3.2k`."""
+    """How a value of the unit is written for people: `512Mi`, `1.5Mi/s`, `0.25`, `3.2k`, `no limit`."""
+    plain = _plain(unit)
+    return lambda v: "no limit" if v >= UNLIMITED else plain(v)
+
+
+def _plain(unit: str) -> Callable[[float], str]:
     if unit.startswith("bytes"):
         end = unit.removeprefix("bytes")
         return lambda v: f"{_scaled(v, 1024, ('', 'Ki', 'Mi', 'Gi', 'Ti', 'Pi', 'Ei'))}{end}"

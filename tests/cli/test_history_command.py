@@ -65,6 +65,11 @@ def test_a_plot_of_one_container(state_dir: Path) -> None:
     assert max(map(len, lines[2:])) <= 100
 
 
+def test_what_was_never_read_has_no_plot(state_dir: Path) -> None:
+    lines = _lines(_run(state_dir, "/docker/f", "tcp_established", *SPAN, "--bucket", "2m"))
+    assert lines[2:] == ["f (host-b)   nothing is known of it"]
+
+
 def test_without_a_bucket_one_is_chosen_that_fits_the_terminal(state_dir: Path) -> None:
     wide, narrow = (
         json.loads(_run(state_dir, "a", "cpu_usage_ns", *SPAN, "--format", "json", columns=c).stdout) for c in (200, 50)
@@ -170,7 +175,8 @@ def test_what_cannot_be_is_said_on_one_line(state_dir: Path, tmp_path: Path) -> 
         ("count/s", 1234.5, "1.23k/s"),
         ("count", 999, "999"),
         ("s/s", 0.5, "0.5"),
-        ("bytes", 2.0**63, "8Ei"),
+        ("bytes", 2.0**62, "4Ei"),
+        ("bytes", 2.0**63, "no limit"),
     ],
 )
 def test_numbers_for_people(unit: str, value: float, text: str) -> None:
