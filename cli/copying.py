@@ -1,5 +1,6 @@
 """What `copy`, `export` and `import` have in common: sinks by name, spans, the bar, the end."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -69,18 +70,24 @@ def text_of(ms: int) -> str:
 
 
 @contextmanager
-def bar(label: str, since_ms: int, until_ms: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, in time of the data; takes the time reached."""
-    with click.progressbar(length=max(1, until_ms - since_ms), label=label, file=sys.stderr) as shown:
-        at_ms = since_ms
+def bars(label: str, since_ms: int, until_ms: int) -> Iterator[tuple[Callable[[int], None], Callable[[float], None]]]:
+    """Two bars on standard error, each from its first use on until the next begins: of records, in time of the data, which
+    takes the time reached; of roll-ups, which takes the share that is done."""
+    with contextlib.ExitStack() as stack:
+        shown, step = None, 0
 
-        def show(ms: int) -> None:
-            nonlocal at_ms
-            if ms > at_ms:
-                shown.update(ms - at_ms)
-                at_ms = ms
+        def show(name: str, reached: int, length: int) -> None:
+            nonlocal shown, step
+            if shown is None or shown.label != name:
+                stack.close()
+                shown, step = stack.enter_context(click.progressbar(length=length, label=name, file=sys.stderr)), 0
+            if reached > step:
+                shown.update(reached - step)
+                step = reached
 
-        yield show
+        length = max(1, until_ms - since_ms)
+        show(label, 0, length)
+        yield lambda ms: show(label, ms - since_ms, length), lambda share: show("roll-ups", round(1000 * share), 1000)
 
 
 @contextmanager
@@ -108,10 +115,8 @@ def deliver(label: str, name: str, source: RecordSource, sink: Sink, options: Ru
     if is_empty and not (isinstance(sink, TakesAlong) and any(isinstance(r, Container) for r in source.heads(job.until_ms))):
         click.echo("nothing to copy: no records in this span", err=True)
         return
-    with bar(label, max(job.since_ms, first_ms or 0), job.until_ms) as show, stoppable() as is_stopping:
-        copied = copy(source, name, sink, options, folder, job, show, is_stopping)
-        if copied.is_whole:
-            show(job.until_ms)
+    with bars(label, max(job.since_ms, first_ms or 0), job.until_ms) as (show, along), stoppable() as is_stopping:
+        copied = copy(source, name, sink, options, folder, job, show, is_stopping, along)
     account = copied.account
     parts = [f"{account.written} rows written"]
     parts += [f"{copied.taken_along} roll-ups taken over"] if copied.taken_along else []

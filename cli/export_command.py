@@ -40,9 +40,8 @@ def command(
     tables = sink.tables()
     try:
         first_ms = max(job.since_ms, tables.next_ms(job.since_ms) or job.since_ms)
-        with copying.bar(f"{from_} -> {folder}", first_ms, job.until_ms) as show:
-            rows, files = parquet.export(tables, folder, job.since_ms, job.until_ms, show)
-            show(job.until_ms)
+        with copying.bars(f"{from_} -> {folder}", first_ms, job.until_ms) as (show, along):
+            rows, files = parquet.export(tables, folder, job.since_ms, job.until_ms, show, along)
     except OSError as exc:
         raise TidegaugeError(f"write {exc.filename or folder}: {exc.strerror or exc}") from exc
     finally:

@@ -75,6 +75,13 @@ class KeepsRecords(Protocol):
         ...
 
 
+class Taken(NamedTuple):
+    rows: int
+    """Since the time before."""
+    share: float
+    """Of all there is, so far; 0 to 1."""
+
+
 @runtime_checkable
 class TakesAlong(Protocol):
     """A sink whose store can take over from another of its kind what is no record, such as roll-ups."""
@@ -82,8 +89,8 @@ class TakesAlong(Protocol):
     agent: str | None
     """Whose numbers the containers bear; to be set before the first record."""
 
-    def take_along(self, source: RecordSource, since_ms: int, until_ms: int) -> Iterator[int]:
-        """Takes it, for when all records are there; yields rows taken since the last time. May be repeated.
+    def take_along(self, source: RecordSource, since_ms: int, until_ms: int) -> Iterator[Taken]:
+        """Takes it, for when all records are there, a bit after the other. May be repeated.
 
         Raises SinkError, StoreError. The sink is closed meanwhile.
         """
@@ -244,13 +251,14 @@ def copy(
     span: Job,
     progress: Callable[[int], None],
     is_stopping: Callable[[], bool],
+    along: Callable[[float], None] = lambda share: None,
 ) -> Copied:
     """Delivers a span of a store's records to a sink, with its cursor, dead letters and span under `name` in `folder`.
 
     Goes on where a copy of that name was interrupted, with its span, not with the one given. Returns when all is delivered or
-    `is_stopping`; a sink that is down is waited for. `progress` gets the time that the copy has reached. StoreError: the store
-    to copy from cannot be read; ConfigError: the sink keeps nothing; SinkError: what is no record could not be taken along, and
-    the same call goes on.
+    `is_stopping`; a sink that is down is waited for. `progress` gets the time that the copy has reached, `along` which share of
+    what is no record was taken along. StoreError: the store to copy from cannot be read; ConfigError: the sink keeps nothing;
+    SinkError: what is no record could not be taken along, and the same call goes on.
     """
     if not getattr(sink, "cursor_lasts", True):
         raise ConfigError(f"copy to {name}: expected a store that lasts, got one that begins anew at each start")
@@ -283,10 +291,13 @@ def copy(
     finally:
         runner.stop(_STOP_S)
     account = runner.account()
+    if is_whole:
+        progress(span.until_ms)
     taken = 0
     if is_whole and isinstance(sink, TakesAlong):
-        for rows in sink.take_along(source, span.since_ms, span.until_ms):
+        for rows, share in sink.take_along(source, span.since_ms, span.until_ms):
             taken += rows
+            along(share)
             if is_stopping():
                 is_whole = False
                 break

@@ -11,7 +11,7 @@ import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tidegauge.pipeline.errors import ConfigError
 from tidegauge.pipeline.history import StoreError
 from tidegauge.sinks.sql.sql_tables import TIME_COLUMNS
 from tidegauge.sinks.sql.tables import sql_name
-from tidegauge.sinks.sql.tables_rollup import FIVE_MINUTES_MS, SUFFIXES, metadata, rolled_tables
+from tidegauge.sinks.sql.tables_rollup import FIVE_MINUTES_MS, SUFFIXES, metadata, periods, rolled_tables
 from tidegauge.sinks.sql.tables_source import Rows, TableSource, as_number, named_rows
 
 HOUR_MS = 3_600_000
@@ -48,9 +48,17 @@ def pyarrow() -> Any:
     return pyarrow
 
 
-def export(tables: TableSource, folder: Path, since_ms: int, until_ms: int, progress: Callable[[int], None]) -> tuple[int, int]:
-    """Writes whole hours that touch the span, and the small tables. (rows, files) written. OSError, StoreError.
+def export(
+    tables: TableSource,
+    folder: Path,
+    since_ms: int,
+    until_ms: int,
+    progress: Callable[[int], None],
+    along: Callable[[float], None] = lambda share: None,
+) -> tuple[int, int]:
+    """Writes whole hours that touch the span, roll-ups, and the small tables. (rows, files) written. OSError, StoreError.
 
+    `progress` gets the time that samples have reached, then `along` the share of roll-ups that are written.
     A file is put in place when it is whole, and one that is there is made anew, so that it may be repeated.
     """
     pa = pyarrow()
@@ -69,32 +77,23 @@ def export(tables: TableSource, folder: Path, since_ms: int, until_ms: int, prog
                     _write(pa, folder / sql_name(table) / name, _sorted(pa.concat_tables(made, promote_options="permissive")))
         at_ms = hour_ms + HOUR_MS
         progress(min(at_ms, until_ms))
+    progress(until_ms)
     spans = [*named_rows(tables, "container_span", "first_ms", "last_ms")]
     since_ms = max(since_ms, min((first_ms for first_ms, _ in spans), default=until_ms))
     until_ms = min(until_ms, max((last_ms for _, last_ms in spans), default=since_ms) + 1)
-    for table, width_ms in ROLLED:
-        at_ms = since_ms
-        while tables.columns(table) and at_ms < until_ms:
-            name, from_ms, at_ms = _period(at_ms, width_ms)
-            made_of = (_arrow(pa, table, tables.columns(table), rows) for rows in tables.rolled(table, from_ms, at_ms) if rows)
-            written = _write_parts(pa, folder / table / f"{name}.parquet", made_of)
+    for done, (table, width_ms) in enumerate(ROLLED):
+        for begin, from_ms, to_ms in periods(width_ms, since_ms, until_ms) if tables.columns(table) else ():
+            name = f"{begin:{_FORMS[width_ms]}}.parquet"
+            made_of = (_arrow(pa, table, tables.columns(table), rows) for rows in tables.rolled(table, from_ms, to_ms) if rows)
+            written = _write_parts(pa, folder / table / name, made_of)
             rows, files = rows + written, files + bool(written)
+            along((done + min(1.0, (to_ms - since_ms) / (until_ms - since_ms))) / len(ROLLED))
     # last, so that containers stand in them that came while rows were read
     for table in SMALL:
         last = _arrow(pa, table, tables.columns(table), tables.all(table))
         _write(pa, folder / f"{table}.parquet", last)
         rows, files = rows + last.num_rows, files + 1
     return rows, files
-
-
-def _period(ts_ms: int, width_ms: int) -> tuple[str, int, int]:
-    """Name, beginning and end of the file that a roll-up of that time is in: a day or a month, UTC."""
-    at = datetime.fromtimestamp(ts_ms / 1000, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    end = at + timedelta(days=1)
-    if width_ms == HOUR_MS:
-        at = at.replace(day=1)
-        end = (at + timedelta(days=31)).replace(day=1)
-    return f"{at:{_FORMS[width_ms]}}", round(at.timestamp() * 1000), round(end.timestamp() * 1000)
 
 
 def _sorted(table: Any) -> Any:
@@ -236,8 +235,8 @@ class ParquetTables:
         names = self.columns(table)
         time = names.index("ts_ms")
         for file in self._files[table]:
-            _, first_ms, end_ms = _period(_time_ms(file, _FORMS[width_ms]), width_ms)
-            if end_ms <= from_ms or first_ms >= to_ms:
+            first_ms = _time_ms(file, _FORMS[width_ms])
+            if first_ms >= to_ms or all(end_ms <= from_ms for _, _, end_ms in periods(width_ms, first_ms, first_ms + 1)):
                 continue
             parts = self._read(self._pa.parquet.ParquetFile, file).iter_batches(batch_size=_ROLLED_ROWS)
             while (part := self._read(functools.partial(_next, parts), file)) is not None:

@@ -29,7 +29,7 @@ from tidegauge.sinks.sql.tables import REVISION, SAMPLE_TABLES, WRITER_VERSION, 
 from tidegauge.sinks.sql.tables_rollup import FIVE_MINUTES_MS, HOUR_MS, rolled_tables
 
 if TYPE_CHECKING:
-    from tidegauge.pipeline.copying import RecordSource
+    from tidegauge.pipeline.copying import RecordSource, Taken
     from tidegauge.sinks.sql.sql_tables import SqlTables
     from tidegauge.sinks.sql.tables_source import TableRecords
 
@@ -147,7 +147,7 @@ class SqlSink:
 
         return TableRecords(self.tables())
 
-    def take_along(self, source: "RecordSource", since_ms: int, until_ms: int) -> Iterator[int]:
+    def take_along(self, source: "RecordSource", since_ms: int, until_ms: int) -> "Iterator[Taken]":
         """Roll-ups, of a source that has tables. Raises SinkError, StoreError."""
         from tidegauge.sinks.sql.rollup_copy import take_rollups
         from tidegauge.sinks.sql.tables_source import TableRecords

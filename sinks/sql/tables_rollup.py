@@ -4,6 +4,8 @@ Keyed (container, ts_ms): the rows of one container lie together, which raw rows
 the columns mean.
 """
 
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -102,6 +104,21 @@ for _rolled in rolled_tables():
             *(c for column in _rolled.columns for c in _columns(column)),
             sqlite_with_rowid=False,
         )
+
+
+def periods(width_ms: int, since_ms: int, until_ms: int) -> Iterator[tuple[datetime, int, int]]:
+    """(beginning, the same in ms, end in ms) of the days of 5 minutes, or the months of hours, that touch a span. UTC.
+
+    So much of some containers is read at once.
+    """
+    at = datetime.fromtimestamp(since_ms / 1000, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    if width_ms == HOUR_MS:
+        at = at.replace(day=1)
+    while (from_ms := round(at.timestamp() * 1000)) < until_ms:
+        end = at + timedelta(days=1) if width_ms == FIVE_MINUTES_MS else (at + timedelta(days=31)).replace(day=1)
+        yield at, from_ms, round(end.timestamp() * 1000)
+        at = end
+
 
 rollup_dirty = sa.Table(
     "rollup_dirty",
