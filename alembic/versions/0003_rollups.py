@@ -12,6 +12,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+WIDTH_MS = 300_000
 COUNTER, GAUGE = "increase last", "avg min max last"
 
 TABLES = {
@@ -153,4 +154,22 @@ def upgrade() -> None:
         sa.Column("before_ms", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("width_ms", name="pk_rollup_deleted"),
         sqlite_with_rowid=False,
+    )
+    _mark_what_is_there()
+
+
+def _mark_what_is_there() -> None:
+    """Has roll-ups made of the samples that were stored before there were any; a bucket too many costs a look."""
+    conn = op.get_bind()
+    conn.exec_driver_sql(
+        f"INSERT INTO rollup_dirty (width_ms, ts_ms, container, marks) "
+        f"SELECT DISTINCT {WIDTH_MS}, ts_ms / {WIDTH_MS} * {WIDTH_MS}, container, 1 FROM sample"
+    )
+    silence_s = conn.exec_driver_sql("SELECT max(max_interval_s + base_interval_s) FROM container_metadata").scalar() or 0
+    reach = int(2000 * silence_s) // WIDTH_MS + 1
+    shifts = ", ".join(f"({shift * WIDTH_MS})" for shift in range(-reach, reach + 1) if shift)
+    conn.exec_driver_sql(
+        f"WITH shift (of_ms) AS (VALUES {shifts}) INSERT INTO rollup_dirty (width_ms, ts_ms, container, marks) "
+        f"SELECT DISTINCT {WIDTH_MS}, ts_ms + of_ms, container, 1 FROM rollup_dirty CROSS JOIN shift WHERE true "
+        "ON CONFLICT (width_ms, ts_ms, container) DO NOTHING"
     )
