@@ -5,6 +5,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,16 @@ from tidegauge.pipeline.errors import PermanentError, RetryableError, StoreLostE
 from tidegauge.pipeline.options import RunnerOptions
 from tidegauge.pipeline.records import Batch, Event
 from tidegauge.pipeline.sink_runner import SinkRunner
-from tidegauge.pipeline.testing import SOURCE, START_MS, ListLog, generate_records, make_batch, make_sample, make_schema
+from tidegauge.pipeline.testing import (
+    SOURCE,
+    START_MS,
+    FakeClock,
+    ListLog,
+    generate_records,
+    make_batch,
+    make_sample,
+    make_schema,
+)
 from tidegauge.sinks.sql.sink import SqlConfig, SqlSink
 
 FAR_MS = START_MS + 10**9
@@ -51,6 +62,58 @@ def test_lock_of_another_is_waited_for_and_then_retried(tmp_path: Path) -> None:
     sink.write([one()])
     sink.close()
     assert count(sink.path) == 1
+
+
+class Waiting(FakeClock):
+    """Has something looked at and done whenever the runner waits."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        super().__init__()
+        self._look = look
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        self._look()
+        return super().wait(event, timeout_s)
+
+
+def test_a_lock_held_for_a_minute_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    def look() -> None:
+        account = runner.account()
+        assert account.is_exact
+        assert account.pending == log.total
+        assert "locked" in (runner.last_error() or "")
+        waits.append(clock.monotonic())
+        if waits[-1] - waits[0] > 60:
+            other.rollback()
+
+    log, clock, sink = ListLog(), Waiting(look), make_sink(tmp_path, busy_timeout_s=0.01)
+    waits: list[float] = []
+    records = list(generate_records(90))
+    for record in records:
+        log.append(record)
+    log.tell()
+    sink.open()
+    other = sqlite3.connect(sink.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    runner = SinkRunner(
+        "sql",
+        sink,
+        RunnerOptions(flush_interval_s=0, lag_age_s=1e9),
+        journal_folder=tmp_path,
+        state_folder=tmp_path,
+        log_end=log.end,
+        source=SOURCE,
+        log=log,
+        clock=clock,
+    )
+    while runner.step() == 0:
+        pass
+    other.close()
+    runner.stop(1)
+    account = runner.account()
+    assert len(waits) > 1
+    assert (account.written + account.filtered, account.dead_letter, account.dropped) == (log.total, 0, {})
+    assert count(sink.path) == sum(len(r.samples) for r in records if isinstance(r, Batch))
 
 
 def test_reader_does_not_hold_up_a_write(tmp_path: Path) -> None:
