@@ -24,7 +24,8 @@ def command(
 ) -> None:
     """Write the tables of a SQL store to FOLDER as Parquet, a file an hour and table; of roll-ups a file a day or a month.
 
-    Whole hours, days and months are written that touch the span. A file that is there is made anew. Needs pyarrow (`tidegauge[parquet]`).
+    Whole hours, days and months are written that touch the span. A file that is there is made anew. Needs pyarrow
+    (`tidegauge[parquet]`).
     """
     from tidegauge.cli import copying
     from tidegauge.pipeline.errors import ConfigError, TidegaugeError
