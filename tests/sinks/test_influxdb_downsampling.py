@@ -1,5 +1,6 @@
 """Downsampling: continuous queries on a real InfluxDB 1.6, texts of tasks and the calls that make them."""
 
+import os
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -316,3 +317,24 @@ def test_buckets_and_tasks_of_2_are_made_once_and_mended() -> None:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.mark.integration
+def test_a_real_influxdb_2_takes_the_tasks() -> None:
+    """Runs where TIDEGAUGE_TEST_INFLUXDB2_URL, _TOKEN and _ORG name a server, which reads each task when it is made."""
+    url = os.environ.get("TIDEGAUGE_TEST_INFLUXDB2_URL", "")
+    if not url:
+        pytest.skip("TIDEGAUGE_TEST_INFLUXDB2_URL names no InfluxDB 2")
+    org = os.environ.get("TIDEGAUGE_TEST_INFLUXDB2_ORG", "tidegauge")
+    bucket = f"tasks-{os.getpid()}"
+    sink = InfluxdbSink(InfluxdbConfig(url=url, org=org, token=os.environ["TIDEGAUGE_TEST_INFLUXDB2_TOKEN"], bucket=bucket))
+    sink.open()
+    sink.close()
+    transport = sink.connect()
+    try:
+        made = list(Downsampling(transport, Step(300, 86400)).apply())
+        assert made[0] == f"made the bucket {bucket}_5m"
+        assert len(made) == 1 + len(fields({}))
+        assert list(Downsampling(transport, Step(300, 86400)).apply()) == []
+    finally:
+        transport.close()
