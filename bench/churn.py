@@ -22,7 +22,6 @@ from bench.report import Row, Section
 MOST_FILES = 2048
 """Hard limit of open files: 1000 idle containers need one each, and active ones some thirty."""
 _BUDGET = MOST_FILES * 3 // 4
-_LIFE_S = 1.5
 _LOOK_S = 2.0
 
 
@@ -43,7 +42,7 @@ class Findings(NamedTuple):
     made: int
     """Cgroups made and removed while it ran."""
     unseen: Sequence[str]
-    """Those of which the store has no creation, no end, or no sample although they lived longer than the interval."""
+    """Of whom the store has no creation, no end, or no sample although it lived longer than the interval; and which."""
     held: Sequence[Held]
     """Looked at each 2 s, the time of warming up left out."""
     kernel_kept_mib: tuple[float, float]
@@ -62,8 +61,13 @@ class Findings(NamedTuple):
         return statistics.median(values[-third:]) / max(1e-9, statistics.median(values[:third]))
 
 
-def churn(folder: Path, count: int, seconds: float, rate_hz: float = 10, warm_up_s: float = 15) -> Findings:
-    """Runs it: `count` that stay, `rate_hz` made and as many removed each second, for `seconds` after the warm-up."""
+def churn(
+    folder: Path, count: int, seconds: float, rate_hz: float = 10, warm_up_s: float = 15, life_s: float = 1.5
+) -> Findings:
+    """Runs it: `count` that stay, `rate_hz` made and as many removed each second, for `seconds` after the warm-up.
+
+    Each lives for `life_s`, in which it is to be sampled: half a second more than the interval is what a tick may be late.
+    """
     with (
         Cgroups(count, folder) as group,
         KernelMemory() as memory,
@@ -83,7 +87,7 @@ def churn(folder: Path, count: int, seconds: float, rate_hz: float = 10, warm_up
             while (now := time.monotonic()) < start + warm_up_s + seconds:
                 made.append(f"x{len(made):05d}")
                 living.append((now, made[-1], group.add(made[-1])))
-                while living and living[0][0] < now - _LIFE_S:
+                while living and living[0][0] < now - life_s:
                     _, name, process = living.popleft()
                     group.remove(name, process)
                 if now >= look_s:
@@ -175,17 +179,23 @@ def _watches(pid: int) -> int:
 
 
 def _unseen(program: Program, made: Sequence[str], short: Sequence[str], timeout_s: float) -> list[str]:
-    """Those of which something is missing once the store stands still, or at the timeout. `short`: no sample is expected."""
+    """What is missing of whom once the store stands still, or at the timeout. `short`: no sample is expected."""
     query = (
-        "SELECT c.path, s.container IS NOT NULL FROM container c LEFT JOIN container_span s ON s.container = c.id "
-        "JOIN event a ON a.container = c.id AND a.kind = 'creation' "
-        "JOIN event e ON e.container = c.id AND e.kind = 'deletion' WHERE c.ended_ms IS NOT NULL"
+        "SELECT c.path, c.ended_ms IS NOT NULL, EXISTS (SELECT 1 FROM container_span s WHERE s.container = c.id), "
+        "EXISTS (SELECT 1 FROM event e WHERE e.container = c.id AND e.kind = 'creation'), "
+        "EXISTS (SELECT 1 FROM event e WHERE e.container = c.id AND e.kind = 'deletion') FROM container c"
     )
+    parts = ("end", "sample", "creation", "deletion")
     until = time.monotonic() + timeout_s
     while True:
         with closing(sqlite3.connect(f"file:{program.database}?mode=ro", uri=True)) as db:
-            seen = {path.removeprefix(f"/{TOP}/"): bool(has_sample) for path, has_sample in db.execute(query)}
-        unseen = [name for name in made if not (seen.get(name) or (name in short and name in seen))]
+            seen = {path.removeprefix(f"/{TOP}/"): has for path, *has in db.execute(query)}
+        unseen = []
+        for name in made:
+            has = seen.get(name, (False,) * len(parts))
+            lacks = [part for part, is_there in zip(parts, has, strict=True) if not is_there]
+            if lacks and not (name in short and lacks == ["sample"]):
+                unseen.append(f"{name}: no {', '.join(lacks)}")
         if not unseen or time.monotonic() > until:
             return unseen
         time.sleep(0.5)
