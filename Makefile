@@ -8,7 +8,7 @@ help: ## lists the targets
 run: ## sets up and runs tidegauge on its defaults
 	./run.sh
 
-check: ## format, lint, types, import direction, unit tests: under a minute
+check: ## format, lint, types, import direction, unit tests: a few minutes
 	./test.sh --unit
 
 test: ## everything, with real servers, kernels and engines

@@ -2,7 +2,7 @@
 # Sets up and runs every check and test of tidegauge; the last line is pytest's.
 #
 #   ./test.sh             everything: lint, types, import direction, unit tests, tests against real servers, kernels, engines
-#   ./test.sh --unit      the fast part, under a minute, without apt-get: what `make check` runs
+#   ./test.sh --unit      the fast part, a few minutes, without apt-get: what `make check` runs
 #   ./test.sh -k word     further arguments go to pytest
 #
 # What it does to the machine: a virtual environment in .venv (pip); `apt-get install` of what is named below, as root or
