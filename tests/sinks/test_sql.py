@@ -201,6 +201,15 @@ def test_what_came_first_stays_and_a_conflict_is_counted(sink: SqlSink) -> None:
     assert ask(sink, "SELECT cpu_usage_ns, pids_current FROM sample") == [(i, 1) for i in range(6)]
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_came_first_stays_within_a_write_too(sink: SqlSink, place: int) -> None:
+    schema = make_schema()
+    times = [START_MS - 1] * place + [START_MS, START_MS]
+    sink.write([make_batch([make_sample(schema, ts_ms=ts_ms, pids_current=i) for i, ts_ms in enumerate(times)])])
+    assert sink.counters() == {"conflict_rows": 1}
+    assert ask(sink, f"SELECT pids_current FROM sample WHERE ts_ms = {START_MS}") == [(place,)]
+
+
 def test_a_conflict_is_counted_once_where_schemas_change_within_a_batch(sink: SqlSink) -> None:
     old, new = make_schema(("cpu_usage_ns",), ()), make_schema(("cpu_usage_ns", "pids_current"), ())
 
