@@ -353,23 +353,27 @@ class _Broken:
     containers = metrics = series = gaps = oldest_ms
 
 
+def node_rates(memory: MemorySink, older: Any) -> object:
+    """What the model says of the CPU of the node, of a memory and of what stands behind it."""
+    return model.answer(
+        MemoryReader(memory),
+        "nodes/host-a/metrics/cpu/usage_rate",
+        {},
+        Bounds(10**6, time.monotonic() + 600),
+        NOW_MS,
+        reach_ms=routes.MODEL_REACH_MS,
+        is_past=False,
+        older=older,
+    )
+
+
 def test_a_store_that_is_down_takes_nothing_from_what_the_memory_knows(api: Api) -> None:
     memory = MemorySink(MemoryConfig(storage_duration_s=100))
     for record in records(NOW_MS - MINUTES * 60_000 - 10_000):
         memory.write([record])
     told = {}
     for name, store in (("none", None), ("down", _Broken())):
-        found = model.answer(
-            MemoryReader(memory),
-            "nodes/host-a/metrics/cpu/usage_rate",
-            {},
-            Bounds(10**6, time.monotonic() + 600),
-            NOW_MS,
-            reach_ms=routes.MODEL_REACH_MS,
-            is_past=False,
-            older=store,  # type: ignore[arg-type]
-        )
-        told[name] = found
+        told[name] = node_rates(memory, store)
     assert told["none"] == told["down"]
     assert isinstance(told["none"], Points)
     assert {p.value for p in told["none"].metrics} == {1500}
@@ -386,16 +390,7 @@ def test_a_window_that_the_memory_holds_in_part_is_told_by_the_store(api: Api) -
         sample = Sample(1, start_ms + second * 1000, SCHEMA.id, values, (None, None))
         for sink in (memory, whole):
             sink.write([Batch([sample], [100 + second], {SCHEMA.id: SCHEMA}, {1: CONTAINERS[0]})])
-    found = model.answer(
-        MemoryReader(memory),
-        "nodes/host-a/metrics/cpu/usage_rate",
-        {},
-        Bounds(10**6, time.monotonic() + 600),
-        NOW_MS,
-        reach_ms=routes.MODEL_REACH_MS,
-        is_past=False,
-        older=MemoryReader(whole),
-    )
+    found = node_rates(memory, MemoryReader(whole))
     assert isinstance(found, Points)
     assert [p.value for p in found.metrics] == [500] * MINUTES
 
